@@ -1,0 +1,1 @@
+"""Corpora, readers, and TinyTown, the generated world."""

@@ -1,0 +1,1 @@
+"""Phase 7: other shapes of attention and of the feed-forward."""

@@ -1,0 +1,1 @@
+"""Phase 8: one model over several processes."""

@@ -1,0 +1,1 @@
+"""Phase 9: fused kernels, rewritten graphs, layers left out."""

@@ -1,0 +1,1 @@
+"""Phase 10: a server, a container and a page, on everything that came before."""
