@@ -1,0 +1,1 @@
+"""A preference is a difference of log-probabilities: no reward model is needed to learn from it."""

@@ -1,0 +1,1 @@
+"""Keys and values of the past never change, so compute them once."""

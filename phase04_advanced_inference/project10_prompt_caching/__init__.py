@@ -1,0 +1,1 @@
+"""Requests share beginnings: keep the keys and values of a prefix and start after it."""

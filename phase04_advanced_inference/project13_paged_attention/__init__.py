@@ -1,0 +1,1 @@
+"""Memory for a cache comes in pages: nobody reserves what they may never use."""

@@ -1,0 +1,1 @@
+"""Train with the rounding in place and pretend, backwards, that it is not there."""

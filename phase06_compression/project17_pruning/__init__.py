@@ -1,0 +1,1 @@
+"""Most weights can go; which ones, and whether anything gets faster, are two questions."""

@@ -1,0 +1,1 @@
+"""The same matrix can serve twice: parameters and computation are different things."""

@@ -1,0 +1,1 @@
+"""Many feed-forward layers, few used for each token: capacity without computation."""

@@ -1,0 +1,1 @@
+"""Layers on different devices work at the same time once the batch is cut into pieces."""

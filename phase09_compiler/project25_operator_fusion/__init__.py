@@ -1,0 +1,1 @@
+"""Small operations wait for memory, not for arithmetic: do several in one visit."""

@@ -1,0 +1,1 @@
+"""A model is a graph, and a graph can be rewritten before it runs."""

@@ -1,0 +1,1 @@
+"""Easy tokens are decided early: stop climbing when the answer no longer changes."""

@@ -1,0 +1,1 @@
+"""A server is a scheduler with a door: bound everything, stream everything, free what is left behind."""

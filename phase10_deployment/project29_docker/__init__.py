@@ -1,0 +1,1 @@
+"""What runs here must run there: pin it, shrink it, watch its health."""

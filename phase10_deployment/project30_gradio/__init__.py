@@ -1,0 +1,1 @@
+"""The whole chain on one page: every token can be asked where it came from."""
