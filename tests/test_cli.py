@@ -163,17 +163,9 @@ def test_malloc_settings_are_the_users_where_there_are_any(monkeypatch):
     assert launch.malloc({}) == {}
 
 
-def test_write_json_is_all_or_nothing(tmp_path):
-    path = tmp_path / "a" / "b.json"
-    paths.write_json(path, {"x": 1})
-    with pytest.raises(TypeError):
-        paths.write_json(path, {(1, 2): object()})
-    assert json.loads(path.read_text()) == {"x": 1} and [f.name for f in path.parent.iterdir()] == ["b.json"]
-
-
 # The frame of a script
 
-needs_device = pytest.mark.skipif(find_spec("common.device") is None, reason="common/device.py is not there yet")
+needs_device = pytest.mark.skipif(find_spec("common.device") is None, reason="no common/device.py")
 
 
 @pytest.fixture

@@ -6,8 +6,8 @@ from itertools import count
 from pathlib import Path
 from typing import IO
 
-from common.cli.paths import write_json
 from common.errors import UserError
+from common.files import write_json
 
 
 @dataclass(frozen=True)
@@ -21,8 +21,8 @@ class Place:
 def choose(base: Path, identity: dict, out: Path | None = None, resume: bool = False) -> Place:
     """`out`, or the first of `base`, `base-2`, … that is free or holds an unfinished run like this one.
 
-    identity: what makes two runs the same (script, preset, config), as JSON. With `resume`, UserError where
-    nothing is there to resume.
+    identity says what makes two runs the same (script, preset, config) in what JSON can hold. With `resume`,
+    UserError where nothing is there to resume.
     """
     place = at(out, identity) if out else in_line(base, identity)
     if resume and not place.resumed:
@@ -67,11 +67,11 @@ def look(folder: Path, identity: dict) -> str:
         return "foreign" if any(f.name != "lock" for f in folder.iterdir()) else "free"
     except ValueError:
         return "other"
-    return "unfinished" if known == json.loads(json.dumps(identity, default=str)) else "other"
+    return "unfinished" if known == identity else "other"
 
 
 def acquire(folder: Path) -> IO | None:
-    """Make the folder and lock it; the system lets go when the process ends, whatever ends it. None: in use."""
+    """Make the folder and lock it; the system lets go when the process ends. None: in use."""
     folder.mkdir(parents=True, exist_ok=True)
     handle = open(folder / "lock", "a", encoding="utf-8")  # noqa: SIM115 - held open for as long as the run
     try:

@@ -3,9 +3,7 @@
 ROOT is the parent of `common`; inside a shadow tree that is the shadow's root, and `launch` passes
 THIRTY_HOME and THIRTY_MY on, so that models and the learner's files stay where they were.
 """
-import json
 import os
-import tempfile
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -34,16 +32,3 @@ def runs() -> Path:
 def my() -> Path:
     """The learner's own files: $THIRTY_MY, or the repository's `my`."""
     return Path(os.environ.get("THIRTY_MY") or ROOT / "my").expanduser().resolve()
-
-
-def write_json(path: Path, value) -> None:
-    """Write JSON under a temporary name in the same folder, then rename: a reader sees all of it or none."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
-    try:
-        with os.fdopen(handle, "w", encoding="utf-8") as file:
-            file.write(json.dumps(value, indent=2, ensure_ascii=False, default=str) + "\n")
-        os.replace(temporary, path)
-    except BaseException:
-        Path(temporary).unlink(missing_ok=True)
-        raise

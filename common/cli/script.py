@@ -11,6 +11,7 @@ Config is a frozen dataclass; under each field a docstring line with its unit, w
 """
 import dataclasses
 import errno
+import json
 import os
 import re
 import sys
@@ -23,8 +24,9 @@ from common.cli import folders
 from common.cli.cards import unknown
 from common.cli.expected import verdict
 from common.cli.parse import parse
-from common.cli.paths import runs, write_json
+from common.cli.paths import runs
 from common.errors import UserError
+from common.files import write_json
 
 
 @dataclasses.dataclass(frozen=True)
@@ -70,7 +72,7 @@ class Run:
         from common.device import machine
         write_json(self.folder / "result.json", {
             "project": self.name, "script": self.script, "preset": self.preset, "overridden": self.overridden,
-            "config": dataclasses.asdict(self.config), "corpus": corpus, "device": str(self.device),
+            "config": plain(self.config), "corpus": corpus, "device": str(self.device),
             "metrics": metrics, "seconds": round(time.perf_counter() - self.started, 2),
             "resumed": self.resumed, "versions": versions(), "machine": machine(),
         })
@@ -165,10 +167,15 @@ def choose(file: Path, preset: str, config: Any, where: Where) -> folders.Place:
         raise UserError("several ranks need one folder: add --out FOLDER")
     if rank() > 0:
         return folders.Place(where.out.resolve(), where.resume)
-    identity = {"script": file.stem, "preset": preset, "config": dataclasses.asdict(config)}
+    identity = {"script": file.stem, "preset": preset, "config": plain(config)}
     label = preset if file.stem == "train" else f"{file.stem}-{preset}"
     return folders.choose(runs() / file.parent.name / label, identity,
                           where.out and where.out.expanduser().resolve(), where.resume)
+
+
+def plain(config: Any) -> dict:
+    """A config as JSON gives it back: tuples are lists, paths are text."""
+    return json.loads(json.dumps(dataclasses.asdict(config), default=str))
 
 
 def rank() -> int:
