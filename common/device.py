@@ -1,0 +1,231 @@
+"""Where the tensors live: picking a device that works, its memory and its load, seeds, FLOPs and what they are of peak."""
+import ctypes
+import os
+import platform
+import random
+import subprocess
+import sys
+import time
+import warnings
+from collections.abc import Mapping
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch import nn
+
+from common.errors import UserError
+
+# Dense peaks in TFLOP/s from the vendors' data sheets: (name, 16-bit, float32 without TF32). First match counts.
+PEAKS = (("H200", 989.4, 66.9), ("H100 PCIe", 756.0, 51.2), ("H100 NVL", 835.0, 60.0), ("H100", 989.4, 66.9),
+         ("B200", 2250.0, 75.0), ("A100", 312.0, 19.5), ("A30", 165.0, 10.3), ("A10", 125.0, 31.2),
+         ("L40S", 362.0, 91.6), ("L4", 121.0, 30.3), ("T4", 65.0, 8.1), ("V100", 125.0, 15.7),
+         ("RTX 4090", 165.2, 82.6), ("RTX 3090", 71.0, 35.6))
+
+
+# ---- choosing ----
+
+def pick(name: str = "auto") -> torch.device:
+    """The device called `name`, tried out first; "auto" is the first of CUDA, MPS and the CPU that works.
+
+    UserError when the one asked for does not work.
+    """
+    if name != "auto":
+        if why := probe(name):
+            raise UserError(f"the device {name!r} does not work here: {why}; choose another, or leave it to auto")
+        return torch.device(name)
+    for kind, there in (("cuda", torch.cuda.is_available()), ("mps", torch.backends.mps.is_available())):
+        if there:
+            why = probe(kind)
+            if not why:
+                return torch.device(kind)
+            warnings.warn(f"{kind} is there but does not work ({why}); using the CPU", stacklevel=2)
+    return torch.device("cpu")
+
+
+def probe(name: str) -> str | None:
+    """None if a product of two matrices on the device comes out right, else one line that says why not.
+
+    `torch.cuda.is_available()` is also true with a driver too old or a card too new for this build of torch.
+    """
+    try:
+        x = torch.ones(8, 8, device=torch.device(name))
+        total = (x @ x).sum().item()
+    except (RuntimeError, AssertionError, NotImplementedError) as error:
+        return str(error).strip().split("\n")[0]
+    return None if total == 512 else f"a sum that is 512 came out as {total}"
+
+
+def dtype_for(device: torch.device) -> torch.dtype:
+    """bfloat16 where matrix units make it the faster one to train with, else float32."""
+    if device.type == "cuda":
+        fast = torch.cuda.is_bf16_supported(including_emulation=False)
+    elif device.type == "cpu":
+        fast = any(getattr(torch.cpu, check, bool)() for check in ("_is_amx_tile_supported",
+                                                                   "_is_avx512_bf16_supported"))
+    else:
+        fast = False
+    return torch.bfloat16 if fast else torch.float32
+
+
+def synchronize(device: torch.device) -> None:
+    """Wait until the device has done all it was given; a clock read before that says nothing."""
+    if device.type in ("cuda", "mps"):
+        getattr(torch, device.type).synchronize()
+
+
+def seed_all(seed: int) -> None:
+    """Seed Python's, NumPy's and torch's generators (torch's on every device)."""
+    random.seed(seed)
+    np.random.seed(seed % 2**32)
+    torch.manual_seed(seed)
+
+
+# ---- memory and load ----
+
+def peak_memory(device: torch.device) -> int | None:
+    """Most bytes held since `reset_peak`: by torch's allocator on CUDA, by the process on a CPU. None: not known."""
+    if device.type == "cuda":
+        return torch.cuda.max_memory_allocated(device)
+    if device.type == "mps":
+        return torch.mps.driver_allocated_memory()        # grows and is not given back: as near as it comes
+    if sys.platform == "win32":
+        return _windows_peak()
+    status = Path("/proc/self/status")
+    if status.exists():
+        lines = dict(line.split(":", 1) for line in status.read_text().splitlines())
+        return int(lines["VmHWM"].split()[0]) * 1024
+    import resource
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss     # bytes on macOS
+
+
+def reset_peak(device: torch.device) -> bool:
+    """Start `peak_memory` anew; False where the system cannot (the peak is then over the whole process)."""
+    if device.type == "cuda":
+        torch.cuda.reset_peak_memory_stats(device)
+        return True
+    try:
+        Path("/proc/self/clear_refs").write_text("5")     # 5: reset VmHWM (man 5 proc)
+        return device.type == "cpu"
+    except OSError:
+        return False
+
+
+def _windows_peak() -> int:
+    counters = (ctypes.c_size_t * 10)()                   # PROCESS_MEMORY_COUNTERS: cb and page faults, then sizes
+    process = ctypes.windll.kernel32.GetCurrentProcess()
+    ctypes.windll.psapi.GetProcessMemoryInfo(ctypes.c_void_p(process), counters, ctypes.sizeof(counters))
+    return counters[1]                                    # PeakWorkingSetSize
+
+
+def utilization(device: torch.device) -> dict:
+    """{"percent", "watts", "reason"}: how busy a GPU is and what it draws, asked of its driver; None: see reason."""
+    if device.type != "cuda":
+        return {"percent": None, "watts": None, "reason": f"no driver to ask on {device.type}"}
+    card = f"GPU-{torch.cuda.get_device_properties(device).uuid}"
+    command = ["nvidia-smi", "-i", card, "--query-gpu=utilization.gpu,power.draw", "--format=csv,noheader,nounits"]
+    try:
+        answer = subprocess.run(command, capture_output=True, text=True, timeout=10, check=True).stdout
+    except (OSError, subprocess.SubprocessError) as error:
+        return {"percent": None, "watts": None, "reason": f"nvidia-smi: {error}"}
+    return _smi(answer)
+
+
+def _smi(answer: str) -> dict:
+    """One line of nvidia-smi's CSV, `37, 212.50`; a field the card does not have reads `[N/A]`."""
+    found, missing = {}, []
+    for key, field in zip(("percent", "watts"), answer.strip().split(","), strict=True):
+        try:
+            found[key] = float(field)
+        except ValueError:
+            found[key] = None
+            missing.append(f"the driver gives no {key}")
+    return {**found, "reason": "; ".join(missing) or None}
+
+
+def machine(env: Mapping[str, str] | None = None) -> dict:
+    """What a measurement depends on. `env` is the environment, for its malloc settings; None: not recorded."""
+    malloc = None if env is None else {key: value for key, value in sorted(env.items())
+                                       if key.startswith("MALLOC_") or key in ("LD_PRELOAD", "GLIBC_TUNABLES")}
+    gpu = torch.cuda.is_available()
+    return {
+        "cpu": _cpu_name(), "cores": _cores(), "cpu_capability": torch.backends.cpu.get_cpu_capability(),
+        "ram_bytes": _ram(), "gpu": torch.cuda.get_device_name() if gpu else None,
+        "gpu_bytes": torch.cuda.get_device_properties(0).total_memory if gpu else None,
+        "os": platform.platform(), "python": platform.python_version(), "torch": torch.__version__,
+        "threads": torch.get_num_threads(), "malloc": malloc,
+        "load": list(os.getloadavg()) if hasattr(os, "getloadavg") else None,
+    }
+
+
+def _cpu_name() -> str:
+    info = Path("/proc/cpuinfo")
+    if info.exists():
+        names = [line.split(":", 1)[1].strip() for line in info.read_text().splitlines()
+                 if line.startswith("model name")]
+        return names[0] if names else platform.machine()
+    if sys.platform == "darwin":
+        asked = subprocess.run(["sysctl", "-n", "machdep.cpu.brand_string"], capture_output=True, text=True)
+        return asked.stdout.strip() or platform.machine()
+    return platform.processor() or platform.machine()
+
+
+def _cores() -> int:
+    """The cores this process may use, which in a container are fewer than there are."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+def _ram() -> int | None:
+    names = getattr(os, "sysconf_names", {})
+    if "SC_PHYS_PAGES" not in names:
+        return None
+    return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+
+
+# ---- FLOPs ----
+
+def matmul_parameters(model: nn.Module) -> int:
+    """N: the parameters that multiply every token. An embedding table is looked up, and counts only if tied to a head."""
+    tables = {id(m.weight) for m in model.modules() if isinstance(m, nn.Embedding)}
+    used = {id(m.weight) for m in model.modules() if isinstance(m, nn.Linear)}
+    return sum(p.numel() for p in model.parameters() if p.dim() >= 2 and (id(p) not in tables or id(p) in used))
+
+
+def model_flops(n_params: int, n_layer: int, d_attn: int, T: int, *, backward: bool = True,
+                causal: bool = False) -> int:
+    """FLOPs of a decoder for one token of a sequence of T, without any recomputation.
+
+    Each of N = `n_params` weights costs a multiply and an add: 2N forward. Attention adds QKᵀ and PV, 2·2·d_attn·T a
+    layer (d_attn = n_head · head_dim), half of it if only the causal half is computed. Backward costs twice the
+    forward: in all 6N + 12·n_layer·d_attn·T (PaLM, arXiv:2204.02311, appendix B).
+    """
+    forward = 2 * n_params + 4 * n_layer * d_attn * T // (2 if causal else 1)
+    return 3 * forward if backward else forward
+
+
+def mfu(flops_per_token: float, tokens_per_s: float, peak: float) -> float:
+    """Model FLOPs utilisation, 0 to 1: what the model needs over what the device could do in that time."""
+    return flops_per_token * tokens_per_s / peak
+
+
+def peak_flops(device: torch.device, dtype: torch.dtype = torch.float32) -> tuple[float, str]:
+    """(FLOP/s, where that is from): the data sheet for a GPU that it knows, else the best matrix product measured."""
+    if device.type == "cuda":
+        name = torch.cuda.get_device_name(device)
+        for card, half, single in PEAKS:
+            if card in name:
+                return (single if dtype == torch.float32 else half) * 1e12, f"data sheet of the {card}"
+    return gemm_ceiling(device, dtype), "measured matrix product"
+
+
+def gemm_ceiling(device: torch.device, dtype: torch.dtype = torch.float32, n: int = 2048,
+                 seconds: float = 1.0) -> float:
+    """FLOP/s of the fastest (n, n) @ (n, n) seen in `seconds` (at least three are run)."""
+    a, b = (torch.randn(n, n, device=device, dtype=dtype) for _ in range(2))
+    times, end = [], time.perf_counter() + seconds
+    while len(times) < 3 or time.perf_counter() < end:
+        start = time.perf_counter()
+        a @ b
+        synchronize(device)
+        times.append(time.perf_counter() - start)
+    return 2 * n**3 / min(times)
