@@ -1,4 +1,5 @@
-"""Against what nobody here wrote: the merges and ids of `tokenizers`, the ids of `tiktoken`, GPT-2's own ranks."""
+"""Against what nobody here wrote: the merges and ids of `tokenizers`, the ids of `tiktoken`, GPT-2's own
+ranks."""
 
 import json
 import os
@@ -35,7 +36,8 @@ def gpt2_ranks():
 
 
 def as_tiktoken(bpe):
-    return tiktoken.Encoding("ours", pat_str=bpe.pattern, mergeable_ranks=bpe.ranks, special_tokens=bpe.special)
+    pattern, ranks, special = bpe.pattern, bpe.ranks, bpe.special
+    return tiktoken.Encoding("ours", pat_str=pattern, mergeable_ranks=ranks, special_tokens=special)
 
 
 def learned_by_tokenizers(text, vocab_size):
@@ -107,12 +109,16 @@ def test_loads_a_file_of_the_library(text, tmp_path):
     """A byte-level tokenizer.json that the library trained and saved gives the library's ids."""
     tokenizers = pytest.importorskip("tokenizers")
     model = tokenizers.ByteLevelBPETokenizer()
-    model.train_from_iterator([text[:50_000]], vocab_size=600, special_tokens=["<|endoftext|>"], show_progress=False)
+    end = ["<|endoftext|>"]
+    model.train_from_iterator([text[:50_000]], vocab_size=600, special_tokens=end, show_progress=False)
     model.save(str(tmp_path / "tokenizer.json"))
     assert BPE.load(tmp_path).encode(text[50_000:90_000]) == model.encode(text[50_000:90_000]).ids
 
 
-@pytest.mark.parametrize("content", ["", "{}", '{"model": {"vocab": {"a": 0}}, "added_tokens": [], "pre_tokenizer": null}'])
+OTHER = '{"model": {"vocab": {"a": 0}}, "added_tokens": [], "pre_tokenizer": null}'  # one with words, say
+
+
+@pytest.mark.parametrize("content", ["", "{}", OTHER])
 def test_other_files_are_refused(tmp_path, content):
     """A broken file, or another kind of tokenizer, is refused in one line; so is an empty folder."""
     with pytest.raises(UserError, match=r"holds no tokenizer\.json"):

@@ -1,4 +1,4 @@
-"""Replaces what has no bytes by a question mark instead of refusing it, so that the text does not come back."""
+"""Replaces what has no bytes by a question mark, so that the text does not come back."""
 
 
 class ByteTokenizer:
