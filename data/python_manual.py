@@ -2,22 +2,26 @@
 
 Two sources. `pydoc_data.topics` is the language reference as `help()` prints it; the standard library's
 docstrings are read from its sources with `ast`, so nothing is imported and nothing runs. What is code, table,
-markup or repetition goes; what stays is prose, one paragraph a line. The text is the same for the same Python,
-and differs a little between Python versions: numbers to compare with belong to other corpora.
+markup or repetition goes; what stays is prose, one paragraph a line. The text is the same for the same
+Python and differs a little between versions: numbers to compare with belong to other corpora.
 """
 
 import ast
 import hashlib
 import inspect
+import platform
 import re
 import sysconfig
+from collections import deque
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 from pydoc_data.topics import topics
 
-RECIPE = 1  # part of the cache's name: raise it when the cleaning changes
+RECIPE = 1  # raise it when the cleaning changes
+STAMP = f"{platform.python_implementation().lower()}-{platform.python_version()}-{RECIPE}"
 SKIPPED = {"test", "tests", "idle_test", "idlelib", "lib2to3", "turtledemo", "site-packages", "dist-packages",
            "ensurepip", "__pycache__", "pydoc_data", "this.py"}
+DOCUMENTED = (ast.Module, ast.ClassDef, ast.FunctionDef, ast.AsyncFunctionDef)
 TYPOGRAPHY = str.maketrans({"‘": "'", "’": "'", "“": '"', "”": '"', "–": "-", "—": "-", "…": "...", "•": "-"})
 UNDERLINE = re.compile(r"\s*([*=\-~^\"+#_.])\1{2,}\s*")
 ITEM = re.compile(r"\s*(?:[-*+o]|\(?\d{1,2}[.)]|\S+\s+--?|[:@]\w+.*?:|[A-Z]\w+:)\s")
@@ -26,10 +30,13 @@ MARKUP = (
     (re.compile(r"`{1,2}([^`]+)`{1,2}_{0,2}|`([^`']+)'"), r"\1\2"),    # ``code``, `code', `link`_
     (re.compile(r"(?<![\w*])\*{1,2}([^\s*](?:[^*]*[^\s*])?)\*{1,2}(?![\w*])"), r"\1"),    # *word*, **word**
     (re.compile(r"\s*\[\d+\]"), ""),                                   # footnotes
+    (re.compile(r"(?<=\w)-\n\s*(?=\w)"), "-"),                         # a compound word cut at its hyphen
     (re.compile(r"\s+"), " "),
+    (re.compile(r"^ ?[*+o] "), "- "),
     (re.compile(r"::$"), ":"),
 )
-NOT_PROSE = re.compile(r">>>|::=|->|==|[{}|\\<>$]| = |\w=|\(self|\.\. |@\w|://|Copyright|XXX|TODO|FIXME|   \S")
+NOT_PROSE = re.compile(r">>>|::=|->|==|[{}|\\<>$]| = |\w=|\(self|\.\. |@\w|://|Copyright|XXX|TODO|FIXME"
+                       r"|^[:)]|^Args:|^(?:and|or|but|then|with)\b")
 WORD = re.compile(r"[\"'(\[]*[A-Za-z]+(?:['/-][A-Za-z]+)*[\])\"'.,;:!?]*")
 ENGLISH = re.compile(r"\b(?:the|a|an|of|to|this|that|are|be|by|it|its|which|on|has|have|can|will)\b", re.I)
 
@@ -57,22 +64,34 @@ def topics_of_the_manual() -> dict[str, list[str]]:
 
 
 def docstrings_of_the_library(folder: Path | None = None) -> dict[str, list[str]]:
-    """The docstrings of each module, in the order of its text. Empty where Python keeps its sources in a zip."""
+    """The docstrings of each module, those of its outer parts first; none where the sources are in a zip."""
     folder = Path(folder or sysconfig.get_path("stdlib"))
-    files = (file for file in sorted(folder.rglob("*.py")) if not SKIPPED & set(file.relative_to(folder).parts))
-    return {file.relative_to(folder).as_posix(): list(docstrings(file)) for file in files}
+    return {file.relative_to(folder).as_posix(): list(docstrings(file)) for file in sources(folder)}
+
+
+def sources(folder: Path) -> Iterator[Path]:
+    """The source files below a folder, without those of tests and of anything installed."""
+    for entry in sorted(folder.iterdir()) if folder.is_dir() else ():
+        if entry.name in SKIPPED:
+            continue
+        if entry.is_dir():
+            yield from sources(entry)
+        elif entry.suffix == ".py":
+            yield entry
 
 
 def docstrings(file: Path) -> Iterator[str]:
-    """Each docstring of a source file; none where it cannot be read or parsed (a few are broken on purpose)."""
+    """Each docstring of a source file; none where it cannot be parsed (a few are broken on purpose)."""
     try:
-        tree = ast.parse(file.read_bytes())
-    except (SyntaxError, ValueError, OSError):
+        blocks = deque([ast.parse(file.read_bytes())])
+    except (SyntaxError, ValueError):
         return
-    for node in ast.walk(tree):
-        if isinstance(node, ast.Module | ast.ClassDef | ast.FunctionDef | ast.AsyncFunctionDef):
-            if doc := ast.get_docstring(node):
-                yield doc
+    while blocks:  # `ast.walk` would visit every expression too: three times slower
+        block = blocks.popleft()
+        if isinstance(block, DOCUMENTED) and (doc := ast.get_docstring(block)):
+            yield doc
+        for field in ("body", "handlers", "orelse", "finalbody"):
+            blocks.extend(inner for inner in getattr(block, field, ()) if hasattr(inner, "body"))
 
 
 def fresh(found: Iterable[str], seen: set[str]) -> Iterator[str]:
@@ -92,7 +111,7 @@ def paragraphs(parts: Iterable[str]) -> Iterator[str]:
             if line.endswith(":") and not (i + 1 < len(candidates) and is_prose(candidates[i + 1])):
                 line = line[: line.rfind(". ") + 1]    # what it leads up to is code: the lead-in goes too
             if is_prose(line):
-                yield line if line[-1] in ".:;!?," else line + "."
+                yield line if line.rstrip(")\"'")[-1:] in ".:;!?," else line + "."
 
 
 def blocks(page: str) -> Iterator[list[str]]:
@@ -129,7 +148,7 @@ def tidy(item: str) -> str:
 
 
 def is_prose(line: str) -> bool:
-    """True for a line of at least five words of which three quarters are plain English ones."""
+    """True for a line of at least five words, three quarters of them plain, that does not begin halfway."""
     words = line.split()
     if len(words) < 5 or not line.isascii() or NOT_PROSE.search(line) or not ENGLISH.search(line):
         return False

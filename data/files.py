@@ -1,0 +1,63 @@
+"""Reading a corpus's files, and writing files whole or not at all."""
+
+import hashlib
+import json
+import os
+from collections.abc import Iterable, Iterator
+from pathlib import Path
+
+from common.errors import UserError
+
+
+def pieces(file: Path) -> Iterator[str]:
+    """The text of one file, in pieces; UserError where it is not text."""
+    if file.suffix == ".json":
+        raise UserError(f"{file.name} holds rows, not text: instructions and preferences are read by `rows`")
+    if file.suffix == ".parquet":
+        for row in records(file):
+            yield row["text"]
+        return
+    with file.open(encoding="utf-8") as source:
+        try:
+            while piece := source.read(1 << 20):
+                yield piece
+        except UnicodeDecodeError as error:
+            raise UserError(f"{file} is not UTF-8 text ({error.reason} at byte {error.start})") from error
+
+
+def records(file: Path) -> Iterator[dict]:
+    """The rows of one JSON or Parquet file."""
+    if file.suffix == ".json":
+        yield from json.loads(file.read_text(encoding="utf-8"))
+        return
+    try:
+        from pyarrow.parquet import ParquetFile
+    except ImportError as error:
+        raise UserError(f"{file.name} is Parquet, which pyarrow reads: install the extra `hub`") from error
+    for batch in ParquetFile(file).iter_batches():
+        yield from batch.to_pylist()
+
+
+def write(target: Path, texts: Iterable[str]) -> Path:
+    """Write under a temporary name in the same folder, then rename; UserError where the folder refuses."""
+    temporary = target.with_name(f".{target.name}.{os.getpid()}")
+    try:
+        target.parent.mkdir(parents=True, exist_ok=True)
+        with temporary.open("w", encoding="utf-8", newline="\n") as file:
+            file.writelines(texts)
+        os.replace(temporary, target)
+    except OSError as error:
+        raise UserError(f"cannot write {target} ({error.strerror or error}): make room there, "
+                        "or set THIRTY_HOME to another folder") from error
+    finally:
+        temporary.unlink(missing_ok=True)
+    return target
+
+
+def digest(file: Path) -> str:
+    """The sha256 of a file of any size, in hexadecimal."""
+    state = hashlib.sha256()
+    with file.open("rb") as source:
+        while block := source.read(1 << 20):
+            state.update(block)
+    return state.hexdigest()
