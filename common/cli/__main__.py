@@ -9,8 +9,8 @@ file one of these:
 - or a function called after the verb (`run`), for verbs that pass flags on: it takes the rest of the command
   line as it was typed, a list of strings, and returns an exit code or None.
 
-A verb raises `UserError` for a user's mistake: one line, exit code 2. It starts projects only by `launch.start`
-and imports no torch itself. A verb whose file is not there is not offered. Only the verb asked for is imported,
+A verb raises `UserError` for a user's mistake: one line, exit code 2. It starts projects by `launch.start` only
+and imports no torch itself. A verb whose file is not there is not offered; only the verb asked for is imported,
 so that `--help` and `list` are quick. `--mine` works with every verb: the whole command line runs again in a
 shadow tree (common/shadow.py), where the learner's finished files lie over ours. `progress.py` notes what was
 run and checked, `extras.need` sees to optional packages.
@@ -34,7 +34,8 @@ VERBS = {
     "bench": ("measure", "measure a project's claim against its baseline"),
     "profile": ("measure", "where a project spends its time"),
     "explore": ("measure", "a project's pictures and experiments"),
-    "report": ("measure", "write the tables of the READMEs from the results; --check only compares"),
+    "expect": ("measure", "run a preset once a seed and write the expected band of its numbers"),
+    "report": ("report", "write the tables of the READMEs from the results; --check only compares"),
     "test": ("checks", "the tests: of a project, a phase, or all"),
     "smoke": ("checks", "every script's smoke preset, in seconds each"),
     "data": ("projects", "fetch a corpus and verify it"),

@@ -19,7 +19,8 @@ class List:
         from rich.console import Console
         from rich.table import Table
         done = progress.read()
-        table = Table("N", "project", "tier", "done", "time", "claim", box=SIMPLE_HEAD, pad_edge=False)
+        table = Table("N", "project", "tier", "done", "time", "claim", box=SIMPLE_HEAD, pad_edge=False,
+                      padding=(0, 1, 0, 0))
         for card in cards():
             if self.tier in (None, card.tier):
                 entry = done.get(card.name, {})
