@@ -22,7 +22,7 @@ TEXT = (
     "The miller's dog, the old brown dog, isn't here. It's by the mill: 100 steps, then 20 more.\n\n"
     "Là-bas, l'été: où êtes-vous? 今日は、世界。 Здравствуй, мир! 👩‍👩‍👧 🙂🙂\ta\tb    c  \n"
 ) * 3
-STRANGE = ["", " ", "\n", "a", "é", "\x00\x00", "e\u0301", "\u200d", "ﷺ", "🏳️\u200d🌈", "   x", "x   ", "isn't 'S", "٣٤"]
+STRANGE = ["", " ", "\n", "a", "é", "\x00\x00", "e\u0301", "\u200d", "ﷺ", "🏳️\u200d🌈", "  x", "x  ", "٣٤"]
 
 
 @pytest.mark.exercise("ByteTokenizer.encode")

@@ -1,0 +1,178 @@
+"""See and break a tokenizer: what a bigger vocabulary buys, what a learned embedding knows, and three ways
+to spoil it."""
+
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+
+from common import plots
+from common.cli.script import script
+from common.device import seed_all
+from data import corpora
+
+from .fast_bpe import BPE, cut, train
+from .train import SPECIAL
+
+SCRIPTS = {
+    "English": "The quick brown fox jumps over the lazy dog, and the dog does not mind at all.",
+    "French": "Portez ce vieux whisky au juge blond qui fume, près de l'église où l'été s'achève.",
+    "Greek": "Ξεσκεπάζω την ψυχοφθόρα βδελυγμία, και η αλεπού πηδάει πάνω από το σκυλί.",
+    "Russian": "Съешь же ещё этих мягких французских булок, да выпей чаю с хорошими людьми.",
+    "Hindi": "ऋषियों को सताने वाले दुष्ट राक्षसों के राजा रावण का सर्वनाश हुआ।",
+    "Japanese": "いろはにほへと散りぬるを、我が世誰ぞ常ならむ、有為の奥山今日越えて。",
+    "Emoji": "🙂🚀🐈‍⬛👩‍👩‍👧🏳️‍🌈🍎🥨🎻🧵🪴",
+    "Code": "for i, row in enumerate(table):\n    total += row['price'] * row['count']\n",
+}
+
+
+@dataclass(frozen=True)
+class Config:
+    corpus: str = "tinytown"
+    """Corpus to learn tokens and embeddings from."""
+    characters: int = 2_000_000
+    """Characters of it to read."""
+    vocab_size: int = 8000
+    """Ids of the largest tokenizer on the curve."""
+    steps: int = 600
+    """Updates of the embedding; each sees 4,096 pairs of neighbours."""
+    width: int = 64
+    """Numbers in an embedding."""
+    words: str = "baker miller tailor|dog cat goat|red blue green|bread cheese soup"
+    """Words to compare, in groups with | between."""
+    seed: int = 0
+    """Start of the random numbers."""
+
+
+PRESETS = {"smoke": Config(characters=150_000, vocab_size=1000, steps=40, width=16), "cpu": Config()}
+
+
+def shorter(bpe: BPE, size: int) -> BPE:
+    """The tokenizer that training would have given for a smaller vocabulary: the same merges, stopped
+    earlier."""
+    return BPE({token: i for token, i in bpe.ranks.items() if i < size}, pattern=bpe.pattern)
+
+
+def compression(bpe: BPE, text: str, sizes: list[int]) -> list[float]:
+    """Bytes a token of a text, for each size of the vocabulary."""
+    return [len(text.encode()) / len(shorter(bpe, size).encode(text)) for size in sizes]
+
+
+def draw_compression(bpe, unseen, manual, folder):
+    """Bytes a token against vocabulary size, for text like the training text and for other text."""
+    sizes = sorted({256, *np.geomspace(300, len(bpe), 12).astype(int).tolist()})
+    fig, ((ax,),) = plots.figure()
+    for name, text in {"held-out text of the same kind": unseen, "the Python manual": manual}.items():
+        ax.plot(sizes, compression(bpe, text, sizes), marker="o", markersize=4, label=name)
+    ax.set(xscale="log", xlabel="ids in the vocabulary", ylabel="bytes per token",
+           title="More ids, fewer tokens, and less for each further id")
+    plots.legend(ax)
+    return plots.save(fig, folder / "compression.png")
+
+
+def draw_scripts(bpe, folder):
+    """What a token holds in other scripts: what was not in the training text falls back to bytes."""
+    rates = {name: len(text) / len(bpe.encode(text)) for name, text in SCRIPTS.items()}
+    fig, ((ax,),) = plots.figure(height=3.8)
+    ax.barh(list(rates)[::-1], list(rates.values())[::-1], color=plots.COLOURS[0])
+    ax.set(xlabel="characters per token", title="A tokenizer is at home where it was trained")
+    return plots.save(fig, folder / "scripts.png"), rates
+
+
+def learn_embedding(ids, n_ids, config):
+    """(n_ids, width): trained to guess the next token from this one alone; words used alike end up alike."""
+    seed_all(config.seed)
+    ids = torch.tensor(ids)
+    table = torch.nn.Embedding(n_ids, config.width)
+    guess = torch.nn.Linear(config.width, n_ids, bias=False)
+    optimizer = torch.optim.AdamW([*table.parameters(), *guess.parameters()], lr=0.01, weight_decay=0.0)
+    for _ in range(config.steps):
+        at = torch.randint(len(ids) - 1, (4096,))
+        loss = F.cross_entropy(guess(table(ids[at])), ids[at + 1])
+        optimizer.zero_grad()
+        loss.backward()
+        optimizer.step()
+    return table.weight.detach()
+
+
+def cosines(vectors):
+    """(n, C) -> (n, n): 1 where two vectors point the same way, 0 where they are at right angles."""
+    unit = F.normalize(vectors, dim=-1)
+    return unit @ unit.T
+
+
+def known_words(bpe, config):
+    """The words of the config that are a single token, with the space before them, and their ids."""
+    words = [word for group in config.words.split("|") for word in group.split()]
+    ids = {word: bpe.encode(" " + word) for word in words}
+    return {word: i[0] for word, i in ids.items() if len(i) == 1}
+
+
+def draw_embeddings(table, words, folder):
+    """Cosines between words: one-hot codes, which know nothing, beside a learned embedding; and a map of
+    the words."""
+    ids, names = list(words.values()), list(words)
+    learned = cosines(table[ids])
+    fig, ((left, right),) = plots.figure(1, 2, width=11, height=5.2)
+    plots.heatmap(left, np.eye(len(ids)), x=names, y=names, title="one-hot: every word alone", high=1)
+    plots.heatmap(right, learned.clamp(min=0), x=names, y=names, title="learned: used alike, alike", high=1)
+    for ax in (left, right):
+        ax.tick_params(axis="x", rotation=90)
+    matrix = plots.save(fig, folder / "cosines.png")
+    centred = table[ids] - table[ids].mean(dim=0)
+    _, _, axes = torch.linalg.svd(centred, full_matrices=False)
+    x, y = (centred @ axes[:2].T).T.tolist()
+    fig, ((ax,),) = plots.figure()
+    ax.scatter(x, y, s=18, color=plots.COLOURS[0])
+    for name, px, py in zip(names, x, y, strict=True):
+        ax.annotate(name, (px, py), xytext=(5, 3), textcoords="offset points", size=11)
+    ax.set(title="The two directions in which these words differ most", xticks=[], yticks=[])
+    ax.margins(0.15)
+    return matrix, plots.save(fig, folder / "map.png"), learned
+
+
+def break_borders(bpe, text, say):
+    """Cut a text every 1,000 characters, wherever that falls, and count the ids that come out differently."""
+    blind = [text[i : i + 1000] for i in range(0, len(text), 1000)]
+    whole = bpe.encode(text)
+    torn = [i for chunk in blind for i in bpe.encode(chunk)]
+    safe = [i for chunk in cut(blind, SPECIAL, size=1000) for i in bpe.encode(chunk)]
+    say(f"cut every 1,000 characters: {len(torn)} tokens, not {len(whole)}; cut before a space: {len(safe)}")
+    if safe != whole:
+        raise AssertionError("the careful cut changed the ids")
+    return len(torn) - len(whole)
+
+
+def break_special_ids(bpe, say):
+    """Give the special tokens the ids 0 to 3, which are bytes: text with NUL in it ends the conversation."""
+    collided = BPE(bpe.ranks, {token: i for i, token in enumerate(SPECIAL)}, bpe.pattern)
+    ids = bpe.encode("a\x00b")
+    say(f'special tokens on the ids of bytes: the text "a\\x00b" decodes to {collided.decode(ids)!r}')
+    return collided.decode(ids)
+
+
+def main(config, run):
+    stream = corpora.load(config.corpus, say=run.say)[: config.characters]
+    border = len(stream) * 9 // 10
+    learn, unseen = stream[:border], stream[border:]
+    manual = corpora.load("python-manual")[: len(unseen)]
+    bpe = train(learn, config.vocab_size, SPECIAL)
+    run.say(f"compression: {draw_compression(bpe, unseen, manual, run.folder)}")
+    picture, rates = draw_scripts(bpe, run.folder)
+    run.say(f"scripts: {picture}")
+    words = known_words(bpe, config)
+    metrics = {"bytes_per_token": len(unseen.encode()) / len(bpe.encode(unseen)), "torn": 0}
+    if len(words) > 2:
+        table = learn_embedding(bpe.encode(learn), len(bpe), config)
+        *pictures, _ = draw_embeddings(table, words, run.folder)
+        run.say(f"embeddings: {pictures[0]}, {pictures[1]}")
+    metrics["torn"] = break_borders(bpe, manual, run.say)
+    break_special_ids(bpe, run.say)
+    run.say(f"characters per token, best and worst: {max(rates, key=rates.get)} {max(rates.values()):.2f}, "
+            f"{min(rates, key=rates.get)} {min(rates.values()):.2f}")
+    run.finish(metrics, corpus=config.corpus)
+
+
+if __name__ == "__main__":
+    script(main, PRESETS)
