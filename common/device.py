@@ -1,4 +1,4 @@
-"""Where the tensors live: picking a device that works, its memory and its load, seeds, FLOPs and what they are of peak."""
+"""Where the tensors live: a device that works, its memory and load, random generators, FLOPs and the peak."""
 import ctypes
 import os
 import platform
@@ -16,7 +16,7 @@ from torch import nn
 
 from common.errors import UserError
 
-# Dense peaks in TFLOP/s from the vendors' data sheets: (name, 16-bit, float32 without TF32). First match counts.
+# Dense peaks in TFLOP/s from the vendors' data sheets: name, 16-bit, float32 without TF32. First match wins.
 PEAKS = (("H200", 989.4, 66.9), ("H100 PCIe", 756.0, 51.2), ("H100 NVL", 835.0, 60.0), ("H100", 989.4, 66.9),
          ("B200", 2250.0, 75.0), ("A100", 312.0, 19.5), ("A30", 165.0, 10.3), ("A10", 125.0, 31.2),
          ("L40S", 362.0, 91.6), ("L4", 121.0, 30.3), ("T4", 65.0, 8.1), ("V100", 125.0, 15.7),
@@ -32,7 +32,7 @@ def pick(name: str = "auto") -> torch.device:
     """
     if name != "auto":
         if why := probe(name):
-            raise UserError(f"the device {name!r} does not work here: {why}; choose another, or leave it to auto")
+            raise UserError(f"the device {name!r} does not work here: {why}; choose another, or auto")
         return torch.device(name)
     for kind, there in (("cuda", torch.cuda.is_available()), ("mps", torch.backends.mps.is_available())):
         if there:
@@ -81,10 +81,32 @@ def seed_all(seed: int) -> None:
     torch.manual_seed(seed)
 
 
+def rng_state(device: torch.device) -> dict:
+    """The state of every random generator a run may draw from: Python's, NumPy's, torch's, the device's."""
+    version, words, gauss = random.getstate()
+    kind, keys, *rest = np.random.get_state()
+    state = {"python": [version, torch.tensor(words), gauss], "torch": torch.get_rng_state(),
+             "numpy": [kind, torch.from_numpy(keys.astype(np.int64)), *rest]}
+    if device.type in ("cuda", "mps"):
+        state["device"] = getattr(torch, device.type).get_rng_state()
+    return state
+
+
+def set_rng_state(state: Mapping, device: torch.device) -> None:
+    """Put the generators back as `rng_state` found them."""
+    version, words, gauss = state["python"]
+    random.setstate((version, tuple(words.tolist()), gauss))
+    kind, keys, *rest = state["numpy"]
+    np.random.set_state((kind, keys.numpy().astype(np.uint32), *rest))
+    torch.set_rng_state(state["torch"])
+    if device.type in ("cuda", "mps") and "device" in state:
+        getattr(torch, device.type).set_rng_state(state["device"])
+
+
 # ---- memory and load ----
 
-def peak_memory(device: torch.device) -> int | None:
-    """Most bytes held since `reset_peak`: by torch's allocator on CUDA, by the process on a CPU. None: not known."""
+def peak_memory(device: torch.device) -> int:
+    """Most bytes held since `reset_peak`: by torch's allocator on CUDA, by the process on a CPU."""
     if device.type == "cuda":
         return torch.cuda.max_memory_allocated(device)
     if device.type == "mps":
@@ -111,19 +133,22 @@ def reset_peak(device: torch.device) -> bool:
         return False
 
 
-def _windows_peak() -> int:
-    counters = (ctypes.c_size_t * 10)()                   # PROCESS_MEMORY_COUNTERS: cb and page faults, then sizes
+def _windows_peak() -> int:  # pragma: no cover - windows
+    counters = (ctypes.c_size_t * 9)()    # PROCESS_MEMORY_COUNTERS: two 32-bit numbers, then eight sizes
     process = ctypes.windll.kernel32.GetCurrentProcess()
-    ctypes.windll.psapi.GetProcessMemoryInfo(ctypes.c_void_p(process), counters, ctypes.sizeof(counters))
-    return counters[1]                                    # PeakWorkingSetSize
+    size = ctypes.sizeof(counters)
+    if not ctypes.windll.psapi.GetProcessMemoryInfo(ctypes.c_void_p(process), counters, size):
+        raise ctypes.WinError()
+    return counters[1]                    # PeakWorkingSetSize
 
 
 def utilization(device: torch.device) -> dict:
-    """{"percent", "watts", "reason"}: how busy a GPU is and what it draws, asked of its driver; None: see reason."""
+    """{"percent", "watts", "reason"}: how busy a GPU is and what it draws, by its driver; else the reason."""
     if device.type != "cuda":
         return {"percent": None, "watts": None, "reason": f"no driver to ask on {device.type}"}
     card = f"GPU-{torch.cuda.get_device_properties(device).uuid}"
-    command = ["nvidia-smi", "-i", card, "--query-gpu=utilization.gpu,power.draw", "--format=csv,noheader,nounits"]
+    command = ["nvidia-smi", "-i", card, "--query-gpu=utilization.gpu,power.draw",
+               "--format=csv,noheader,nounits"]
     try:
         answer = subprocess.run(command, capture_output=True, text=True, timeout=10, check=True).stdout
     except (OSError, subprocess.SubprocessError) as error:
@@ -144,9 +169,9 @@ def _smi(answer: str) -> dict:
 
 
 def machine(env: Mapping[str, str] | None = None) -> dict:
-    """What a measurement depends on. `env` is the environment, for its malloc settings; None: not recorded."""
-    malloc = None if env is None else {key: value for key, value in sorted(env.items())
-                                       if key.startswith("MALLOC_") or key in ("LD_PRELOAD", "GLIBC_TUNABLES")}
+    """What a measurement depends on. `env`: the environment, for its malloc settings; None: not recorded."""
+    malloc = env if env is None else {key: value for key, value in sorted(env.items()) if
+                                      key.startswith("MALLOC_") or key in ("LD_PRELOAD", "GLIBC_TUNABLES")}
     gpu = torch.cuda.is_available()
     return {
         "cpu": _cpu_name(), "cores": _cores(), "cpu_capability": torch.backends.cpu.get_cpu_capability(),
@@ -185,19 +210,20 @@ def _ram() -> int | None:
 # ---- FLOPs ----
 
 def matmul_parameters(model: nn.Module) -> int:
-    """N: the parameters that multiply every token. An embedding table is looked up, and counts only if tied to a head."""
+    """N: the parameters that multiply every token. An embedding is looked up: it counts if tied to a head."""
     tables = {id(m.weight) for m in model.modules() if isinstance(m, nn.Embedding)}
     used = {id(m.weight) for m in model.modules() if isinstance(m, nn.Linear)}
-    return sum(p.numel() for p in model.parameters() if p.dim() >= 2 and (id(p) not in tables or id(p) in used))
+    lookup = tables - used
+    return sum(p.numel() for p in model.parameters() if p.dim() >= 2 and id(p) not in lookup)
 
 
 def model_flops(n_params: int, n_layer: int, d_attn: int, T: int, *, backward: bool = True,
                 causal: bool = False) -> int:
     """FLOPs of a decoder for one token of a sequence of T, without any recomputation.
 
-    Each of N = `n_params` weights costs a multiply and an add: 2N forward. Attention adds QKᵀ and PV, 2·2·d_attn·T a
-    layer (d_attn = n_head · head_dim), half of it if only the causal half is computed. Backward costs twice the
-    forward: in all 6N + 12·n_layer·d_attn·T (PaLM, arXiv:2204.02311, appendix B).
+    Each of N = `n_params` weights costs a multiply and an add: 2N forward. Attention adds QKᵀ and PV: in
+    each layer 4·d_attn·T (d_attn = n_head · head_dim), half of it if only the causal half is computed.
+    Backward costs twice the forward. In all 6N + 12·n_layer·d_attn·T (PaLM, arXiv:2204.02311, appendix B).
     """
     forward = 2 * n_params + 4 * n_layer * d_attn * T // (2 if causal else 1)
     return 3 * forward if backward else forward
@@ -209,7 +235,7 @@ def mfu(flops_per_token: float, tokens_per_s: float, peak: float) -> float:
 
 
 def peak_flops(device: torch.device, dtype: torch.dtype = torch.float32) -> tuple[float, str]:
-    """(FLOP/s, where that is from): the data sheet for a GPU that it knows, else the best matrix product measured."""
+    """(FLOP/s, where from): the data sheet of a GPU that is known, else the best matrix product measured."""
     if device.type == "cuda":
         name = torch.cuda.get_device_name(device)
         for card, half, single in PEAKS:

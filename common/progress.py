@@ -1,5 +1,6 @@
-"""What a run tells of itself: a History in memory, a line of JSON a record on disk, a bar or plain lines on the screen."""
+"""What a run tells of itself: a History in memory, JSON lines on disk, a bar or plain lines on the screen."""
 import difflib
+import errno
 import json
 import math
 import time
@@ -13,33 +14,35 @@ from typing import Any
 from common.errors import UserError
 from common.files import write_text
 
-TRACKERS = {"trackio": "trackio", "tensorboard": "tensorboard", "wandb": "wandb"}    # name: package to install
+TRACKERS = ("trackio", "tensorboard", "wandb")    # each is also the name of the package to install
 
 
 @dataclass
 class History:
-    """The records of a run, in order. A step is counted once its update is made, so the first one is step 1.
+    """The records of a run, in order. A step is counted once its update is made: the first one is step 1.
 
-    train: {"step", "loss", "lr", "grad_norm", "tokens", "tokens_per_s", "seconds"}, the loss before that update;
-    evals: {"step", "tokens", "seconds", and what evaluate() gave}. tokens and seconds count from the start of the
-    run over all resumes; seconds leave out evaluations and saves.
+    train: {"step", "loss", "lr", "grad_norm", "tokens", "tokens_per_s", "seconds"}; loss and gradient norm
+    are those that the update was made from. evals: {"step", "tokens", "seconds", and what evaluate() gave}.
+    tokens and seconds count from the start of the run over all resumes; seconds leave out evaluations and
+    saves.
     """
     train: list[dict] = field(default_factory=list)
     evals: list[dict] = field(default_factory=list)
 
     def series(self, name: str) -> tuple[list[int], list[float]]:
         """Steps and values of one quantity, for a plot: `history.series("val_loss")`."""
-        rows = [row for row in (*self.train, *self.evals) if name in row]
+        rows = [row for row in self.train if name in row] or [row for row in self.evals if name in row]
         return [row["step"] for row in rows], [row[name] for row in rows]
 
     @property
     def best(self) -> dict | None:
         """The evaluation with the lowest val_loss; None without one."""
-        return min((row for row in self.evals if "val_loss" in row), key=lambda row: row["val_loss"], default=None)
+        rows = [row for row in self.evals if "val_loss" in row]
+        return min(rows, key=lambda row: row["val_loss"], default=None)
 
 
 def read_history(path: Path, *, up_to: float = math.inf) -> History:
-    """The records of a metrics.jsonl up to a step. A last line that a killed process left unfinished is dropped."""
+    """The records of a metrics.jsonl up to a step, less a last line that a killed process left unfinished."""
     history = History()
     for line in path.read_text(encoding="utf-8").splitlines() if path.exists() else []:
         try:
@@ -52,22 +55,25 @@ def read_history(path: Path, *, up_to: float = math.inf) -> History:
 
 
 class Report:
-    """Keeps the History, appends each record to metrics.jsonl (written through at once), shows it, and passes it to a
-    tracker. Without a path, on ranks other than the first, it only keeps the History."""
+    """Keeps the History, appends each record to metrics.jsonl, shows it, and passes it on to a tracker.
+
+    path None, on processes other than the first: only keeps the History.
+    """
 
     def __init__(self, path: Path | None, step: int, steps: int, say: Callable[[str], Any]):
-        self.history, self.path, self.say, self.log, self.closers = History(), path, say, None, []
+        self.history, self.path, self.say, self.log = History(), path, say, None
         self.file = self.screen = None
+        self.closers: list[Callable[[], Any]] = []
         if path:
             self.history = _cut(path, step)
-            self.file = open(path, "a", encoding="utf-8", buffering=1)  # noqa: SIM115 (closed in close)
+            self.file = open(path, "ab", buffering=0)  # noqa: SIM115 (closed by close)
             self.screen = Screen(step, steps, say)
             self.closers = [self.file.close, self.screen.close]
 
     def track(self, name: str | None, config: dict) -> None:
-        """Also send every record to the tracker of that name. UserError if there is none, or it is not installed."""
+        """Also send every record to the tracker of that name. UserError if there is none or it is missing."""
         if name and self.path:
-            self.log, close = tracker(name, self.path.parent, config)
+            self.log, close = open_tracker(name, self.path.parent, config)
             self.closers.append(close)
 
     def train(self, record: dict) -> None:
@@ -83,9 +89,12 @@ class Report:
     def _add(self, kind: str, rows: list[dict], record: dict) -> None:
         rows.append(record)
         if self.file:
-            self.file.write(_line(kind, record))
+            line = _line(kind, record).encode()
+            if self.file.write(line) != len(line):        # a disk that fills up takes a part without an error
+                raise OSError(errno.ENOSPC, "No space left on device", str(self.path))
         if self.log:
-            self.log({f"{kind}/{key}": value for key, value in record.items() if key != "step"}, record["step"])
+            values = {f"{kind}/{key}": value for key, value in record.items() if key != "step"}
+            self.log(values, record["step"])
 
     def close(self) -> None:
         for close in reversed(self.closers):
@@ -93,10 +102,11 @@ class Report:
 
 
 def _cut(path: Path, step: int) -> History:
-    """Drop from metrics.jsonl what lies past the checkpoint, which will be written again."""
+    """Drop from metrics.jsonl what lies past the checkpoint, since it is about to be written again."""
     history = read_history(path, up_to=step)
     rows = [("train", row) for row in history.train] + [("eval", row) for row in history.evals]
-    write_text(path, "".join(_line(kind, row) for kind, row in sorted(rows, key=lambda pair: pair[1]["step"])))
+    rows.sort(key=lambda pair: pair[1]["step"])
+    write_text(path, "".join(_line(kind, row) for kind, row in rows))
     return history
 
 
@@ -108,15 +118,17 @@ class Clock:
     """Seconds of training, over all resumes, without what happens while it is paused."""
 
     def __init__(self, seconds: float = 0.0):
-        self.seconds, self.since = seconds, time.perf_counter()
-
-    def read(self) -> float:
-        now = time.perf_counter()
-        self.seconds, self.since = self.seconds + now - self.since, now
-        return self.seconds
+        self.seconds = seconds
+        self.start()
 
     def start(self) -> None:
         self.since = time.perf_counter()
+
+    def read(self) -> float:
+        """Seconds up to now."""
+        now = time.perf_counter()
+        self.seconds, self.since = self.seconds + now - self.since, now
+        return self.seconds
 
     @contextmanager
     def paused(self) -> Iterator[None]:
@@ -128,58 +140,63 @@ class Clock:
 
 
 class Screen:
-    """A bar in a terminal, drawn at most four times a second and by no thread of its own; elsewhere a line, at most
-    one in ten seconds."""
+    """A bar in a terminal, elsewhere a line every ten seconds and at the end.
+
+    The bar is drawn at most four times a second and by no thread of its own: a thread would take time from
+    the training, which on a small model shows.
+    """
 
     def __init__(self, done: int, steps: int, say: Callable[[str], Any]):
+        from rich.console import Console
         self.first, self.steps, self.say = done, steps, say
         self.started = self.drawn = time.perf_counter()
-        from rich.console import Console
         self.bar = self._bar(done) if Console().is_terminal else None
 
     def _bar(self, done: int):
         from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn
-        bar = Progress(MofNCompleteColumn(), BarColumn(), TextColumn("{task.fields[text]}"), auto_refresh=False)
+        columns = MofNCompleteColumn(), BarColumn(), TextColumn("{task.fields[text]}")
+        bar = Progress(*columns, auto_refresh=False)
         self.task = bar.add_task("", total=self.steps, completed=done, text="")
         bar.start()
         return bar
 
     def show(self, record: dict) -> None:
-        now, last = time.perf_counter(), record["step"] == self.steps
-        if now - self.drawn < (0.25 if self.bar else 10) and not last:
+        now, step = time.perf_counter(), record["step"]
+        if now - self.drawn < (0.25 if self.bar else 10) and step < self.steps:
             return
         self.drawn = now
-        left = (now - self.started) / (record["step"] - self.first) * (self.steps - record["step"])
-        text = f"loss {record['loss']:.4f}  {record['tokens_per_s']:,.0f} tokens/s  {_clock(left)} left"
+        left = (now - self.started) / (step - self.first) * (self.steps - step)
+        text = f"loss {record['loss']:.4f}  {record['tokens_per_s']:,.0f} tokens/s  {_minutes(left)} left"
         if self.bar:
-            self.bar.update(self.task, completed=record["step"], text=text)
+            self.bar.update(self.task, completed=step, text=text)
             self.bar.refresh()
         else:
-            self.say(f"step {record['step']}/{self.steps}  {text}")
+            self.say(f"step {step}/{self.steps}  {text}")
 
     def close(self) -> None:
         if self.bar:
             self.bar.stop()
 
 
-def _clock(seconds: float) -> str:
+def _minutes(seconds: float) -> str:
     minutes, seconds = divmod(round(seconds), 60)
     hours, minutes = divmod(minutes, 60)
     return f"{hours}:{minutes:02}:{seconds:02}" if hours else f"{minutes}:{seconds:02}"
 
 
-def tracker(name: str, folder: Path, config: dict) -> tuple[Callable[[dict, int], Any], Callable[[], Any]]:
-    """(log(record, step), close()) of trackio, tensorboard or wandb. UserError if there is none, or not installed."""
+def open_tracker(name: str, folder: Path, config: dict) -> tuple[Callable, Callable]:
+    """(log(record, step), close()) of a tracker in TRACKERS. UserError if it is none, or not installed."""
     if name not in TRACKERS:
         near = difflib.get_close_matches(name, TRACKERS, 1)
-        raise UserError(f"no tracker {name!r}: choose {', '.join(TRACKERS)}" + (f" ({near[0]}?)" if near else ""))
+        hint = f"did you mean {near[0]}?" if near else f"choose one of {', '.join(TRACKERS)}"
+        raise UserError(f"there is no tracker {name!r}: {hint}")
     try:
         library = import_module("torch.utils.tensorboard" if name == "tensorboard" else name)
     except ImportError:
-        raise UserError(f"the tracker {name} is not installed: pip install {TRACKERS[name]}, or leave it out; "
+        raise UserError(f"the tracker {name} is not installed: `pip install {name}`, or leave it out; "
                         "metrics.jsonl is written anyway") from None
     if name == "tensorboard":
         writer = library.SummaryWriter(str(folder / "tensorboard"))
-        return lambda record, step: [writer.add_scalar(key, value, step) for key, value in record.items()], writer.close
+        return lambda record, step: [writer.add_scalar(*pair, step) for pair in record.items()], writer.close
     library.init(project=folder.parent.name, name=folder.name, config=config)
     return lambda record, step: library.log(record, step=step), library.finish
