@@ -56,8 +56,8 @@ def split(text, context):
     characters = Characters(text)
     cut = int(len(text) * 0.9)
     if len(text) - cut <= context:
-        raise UserError(f"the corpus has {len(text)} characters, too few for a context of {context}: its last "
-                        f"tenth must hold {context + 1} for validation; take a longer text or a shorter context")
+        raise UserError(f"the corpus has {len(text)} characters, too few for a context of {context}: its "
+                        f"last tenth needs {context + 1}; take a longer text or a smaller --context")
     if len(characters) == 1:
         raise UserError(f"the corpus holds one character only, {text[0]!r}, so there is nothing to guess; "
                         "take another text")

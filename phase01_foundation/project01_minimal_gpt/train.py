@@ -7,7 +7,6 @@ It ends with a sample, the loss curve as a picture, and whether the number is ri
 import math
 from dataclasses import asdict, dataclass
 
-import torch
 from torch import nn
 
 from common import checkpoint, plots

@@ -6,8 +6,10 @@ import math
 import pytest
 import torch
 
-from common.model import Rope
+from common import variants
+from common.model import Embedding, ModelConfig, Rope, attend
 from common.model import rotate as common_rotate
+from common.variants import SinusoidalPositions
 from phase01_foundation.project01_minimal_gpt.positions import (
     LearnedPositions,
     alibi,
@@ -28,6 +30,17 @@ def test_sinusoids_follow_the_paper():
             angle = p / 10_000 ** (2 * i / 8)
             pair = [math.sin(angle), math.cos(angle)]
             assert table[p, 2 * i : 2 * i + 2].tolist() == pytest.approx(pair, abs=1e-6)
+
+
+@pytest.mark.exercise("sinusoids")
+def test_sinusoids_match_common():
+    """common puts all sines before all cosines; apart from that order the tables are the same."""
+    old = Embedding(ModelConfig(vocab_size=1, d_model=16))
+    with torch.no_grad():
+        old.weight.zero_()
+    theirs = SinusoidalPositions(old)(torch.zeros(1, 9, dtype=torch.long), torch.arange(9))[0]
+    ours = sinusoids(torch.arange(9), d_model=16).unflatten(-1, (8, 2)).transpose(1, 2).flatten(1)
+    torch.testing.assert_close(ours, theirs, atol=1e-6, rtol=1e-6)
 
 
 @pytest.mark.exercise("sinusoids")
@@ -112,3 +125,17 @@ def test_alibi_is_a_slope():
         for t in range(5):
             for s in range(t + 1):
                 assert bias[head, t, s].item() == pytest.approx(-slope * (t - s))
+
+
+@pytest.mark.exercise("alibi", "alibi_slopes")
+@pytest.mark.parametrize("n_head", [4, 6])
+def test_alibi_matches_common(n_head):
+    """Our bias as a mask of scaled_dot_product_attention gives what common's alibi_attend gives."""
+    draw = torch.Generator().manual_seed(0)
+    q, k, v = torch.randn(3, 2, n_head, 7, 8, generator=draw)
+    places = torch.arange(7)
+    future = torch.ones(7, 7, dtype=torch.bool).triu(1)
+    bias = alibi(places, n_head).masked_fill(future, -torch.inf)
+    ours = torch.nn.functional.scaled_dot_product_attention(q, k, v, attn_mask=bias)
+    torch.testing.assert_close(ours, variants.alibi_attend(q, k, v, positions=places), atol=1e-6, rtol=1e-6)
+    assert not torch.allclose(ours, attend(q, k, v, positions=places))  # the slope does something
