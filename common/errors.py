@@ -6,3 +6,9 @@ class UserError(Exception):
 
     The command line prints it without a traceback and exits with code 2.
     """
+
+
+def demand(holds, message):
+    """UserError(message) unless it holds."""
+    if not holds:
+        raise UserError(message)
