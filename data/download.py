@@ -149,7 +149,7 @@ def chunks(response: http.client.HTTPResponse) -> Iterator[bytes]:
     """The body as it comes. Errors of the network, and only those, become BrokeOff."""
     while True:
         try:
-            chunk = response.read(CHUNK)
+            chunk = response.read1(CHUNK)  # what is there already: `read` would lose it when the time is up
         except (OSError, http.client.HTTPException) as error:
             raise BrokeOff(f"it broke off: {error}") from error
         if not chunk:

@@ -1,10 +1,12 @@
 """Reading a corpus's files, and writing files whole or not at all."""
 
+import contextlib
 import hashlib
 import json
 import os
 from collections.abc import Iterable, Iterator
 from pathlib import Path
+from typing import BinaryIO
 
 from common.errors import UserError
 
@@ -39,19 +41,29 @@ def records(file: Path) -> Iterator[dict]:
 
 
 def write(target: Path, texts: Iterable[str]) -> Path:
-    """Write under a temporary name in the same folder, then rename; UserError where the folder refuses."""
+    """Write text, whole or not at all."""
+    with whole(target) as file:
+        file.writelines(text.encode("utf-8") for text in texts)
+    return target
+
+
+@contextlib.contextmanager
+def whole(target: Path) -> Iterator[BinaryIO]:
+    """A file to write to, under a temporary name in the same folder, and renamed at the end if all went well.
+
+    UserError where the folder or the disk refuses.
+    """
     temporary = target.with_name(f".{target.name}.{os.getpid()}")
     try:
         target.parent.mkdir(parents=True, exist_ok=True)
-        with temporary.open("w", encoding="utf-8", newline="\n") as file:
-            file.writelines(texts)
+        with temporary.open("wb") as file:
+            yield file
         os.replace(temporary, target)
     except OSError as error:
-        raise UserError(f"cannot write {target} ({error.strerror or error}): make room there, "
-                        "or set THIRTY_HOME to another folder") from error
+        raise UserError(f"cannot write {target} ({error.strerror or error}): make room there, or choose "
+                        "another folder by THIRTY_HOME") from error
     finally:
         temporary.unlink(missing_ok=True)
-    return target
 
 
 def digest(file: Path) -> str:
