@@ -1,11 +1,11 @@
 """The command line's ground: cards, processes of their own, and the frame of every script."""
 import json
 import os
-import subprocess
+import runpy
 import sys
 import textwrap
-from importlib.util import find_spec
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
@@ -165,27 +165,32 @@ def test_malloc_settings_are_the_users_where_there_are_any(monkeypatch):
 
 # The frame of a script
 
-needs_device = pytest.mark.skipif(find_spec("common.device") is None, reason="no common/device.py")
-
-
 @pytest.fixture
-def toy(tmp_path):
-    """Run the toy script as project 1's train.py would be run; gives the finished process."""
+def toy(tmp_path, monkeypatch, capsys):
+    """Run the toy as project 1's train.py would be run, but here; gives its exit code and what it printed."""
     package = tmp_path / "project01_toy"
     package.mkdir()
     (package / "train.py").write_text(TOY, encoding="utf-8")
+    monkeypatch.setenv("THIRTY_HOME", str(tmp_path / "home"))
+    monkeypatch.setenv("COLUMNS", "100")
 
     def run(*args, **env):
-        return subprocess.run([sys.executable, package / "train.py", *args], capture_output=True, text=True,
-                              cwd=tmp_path, encoding="utf-8", timeout=100,
-                              env={**os.environ, "PYTHONPATH": str(ROOT), "PYTHONIOENCODING": "utf-8",
-                                   "THIRTY_HOME": str(tmp_path / "home"), **env})
+        with monkeypatch.context() as patch:
+            for name, value in env.items():
+                patch.setenv(name, value)
+            patch.setattr(sys, "argv", ["train.py", *args])
+            code = 0
+            try:
+                runpy.run_path(str(package / "train.py"), run_name="__main__")
+            except SystemExit as end:
+                code = end.code or 0
+        said = capsys.readouterr()
+        return SimpleNamespace(returncode=code, stdout=said.out, stderr=said.err)
     run.runs = tmp_path / "home" / "runs" / "project01_toy"
     run.project = package
     return run
 
 
-@needs_device
 def test_a_run_writes_its_result_and_makes_a_new_folder_each_time(toy):
     first = toy("smoke", "--device", "cpu")
     assert first.returncode == 0, first.stderr
@@ -200,7 +205,6 @@ def test_a_run_writes_its_result_and_makes_a_new_folder_each_time(toy):
     assert sorted(f.name for f in toy.runs.iterdir()) == ["smoke", "smoke-2"]
 
 
-@needs_device
 def test_an_unfinished_run_is_resumed_and_a_finished_one_refused(toy, tmp_path):
     assert toy("cpu", "--fail", "half").returncode == 1
     again = toy("cpu", "--fail", "half")
@@ -214,7 +218,6 @@ def test_an_unfinished_run_is_resumed_and_a_finished_one_refused(toy, tmp_path):
     assert "nothing to resume" in toy("smoke", "--resume").stderr
 
 
-@needs_device
 @pytest.mark.parametrize("args, code, says", [
     (["smok"], 2, "no preset 'smok': did you mean smoke?"),
     (["smoke", "--stepz", "3"], 2, "no field '--stepz': did you mean --steps?"),
@@ -238,7 +241,6 @@ def test_help_shows_presets_and_fields(toy):
         assert part in said
 
 
-@needs_device
 def test_ranks_need_a_named_folder_and_only_the_first_speaks(toy, tmp_path):
     assert "add --out" in toy("smoke", WORLD_SIZE="2", RANK="1").stderr
     second = toy("smoke", "--out", str(tmp_path / "ranks"), WORLD_SIZE="2", RANK="1")

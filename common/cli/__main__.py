@@ -9,11 +9,11 @@ file one of these:
 - or a function called after the verb (`run`), for verbs that pass flags on: it takes the rest of the command
   line as it was typed, a list of strings, and returns an exit code or None.
 
-A verb raises `UserError` for a user's mistake: one line, exit code 2. It starts projects by `launch.start` only
-and imports no torch itself. A verb whose file is not there is not offered; only the verb asked for is imported,
-so that `--help` and `list` are quick. `--mine` works with every verb: the whole command line runs again in a
-shadow tree (common/shadow.py), where the learner's finished files lie over ours. `progress.py` notes what was
-run and checked, `extras.need` sees to optional packages.
+A verb raises `UserError` for a user's mistake: one line, exit code 2. It starts projects by `launch.start`
+only and imports no torch itself. A verb whose file is not there is not offered; only the verb asked for is
+imported, so that `--help` and `list` are quick. `--mine` works with every verb: the whole command line runs
+again in a shadow tree (common/shadow.py), where the learner's finished files lie over ours. `progress.py`
+notes what was run and checked, `extras.need` sees to optional packages.
 """
 import sys
 from pathlib import Path
@@ -101,4 +101,6 @@ def mine(argv: list[str]) -> int:
 
 
 if __name__ == "__main__":
+    for stream in (sys.stdout, sys.stderr):
+        stream.reconfigure(errors="replace")  # a pipe on Windows may lack a letter
     sys.exit(main(sys.argv[1:]))

@@ -1,7 +1,7 @@
 """The extras of pyproject.toml: what is in each, what is missing here, and how it gets here.
 
-Also run by path, before anything is installed: `python common/cli/extras.py dev` prints what to install for the
-core and the extra dev, one requirement a line. So nothing of ours is imported at the top.
+Also run by path, before anything is installed: `python common/cli/extras.py dev` prints what to install for
+the core and the extra dev, one requirement a line. So nothing of ours is imported here.
 """
 import ast
 import importlib.util
@@ -56,8 +56,8 @@ def missing(extra: str) -> list[str]:
 def need(extras, what: str) -> None:
     """See to `extras` before `what` runs: installed by the launcher after one line, or named in that line.
 
-    Nothing is installed with THIRTY_NO_INSTALL=1, nor under `python -m common.cli`. Then, or when it fails, the
-    command goes on: it may do without, and says so itself where it cannot.
+    Nothing is installed with THIRTY_NO_INSTALL=1, nor under `python -m common.cli`. Then, or when it fails,
+    the command goes on: it may do without, and says so itself where it cannot.
     """
     launcher = os.environ.get("THIRTY_LAUNCHER")
     forbidden = os.environ.get("THIRTY_NO_INSTALL", "0") not in ("", "0")

@@ -41,11 +41,12 @@ def check_flag(flag: str, names: list[str], word: str) -> None:
 
 
 def first_line(box: str) -> str:
-    """What tyro says in its box: the lines up to the first rule, as one."""
+    """What tyro says in its box, as one line: all between the title and the next rule."""
     said = []
     for line in box.splitlines()[1:]:
-        text = line.strip().strip("│|").strip()
-        if not text or set(text) <= set("─-╰╯"):
+        text = line.strip(" │╭╮╰╯")
+        if text and not set(text) <= set("─-"):
+            said.append(text)
+        elif said:
             break
-        said.append(text)
     return " ".join(said).removeprefix("Error parsing ") or "the command line cannot be read"
