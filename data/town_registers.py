@@ -1,0 +1,174 @@
+"""What else is written in TinyTown besides stories: letters, diaries, notices, talk, the chronicle, lists.
+
+{a} writes or speaks, {b} is the best friend of {a}, {c} is someone else; {p} is a place, {odd} and {goods}
+are things. The name of who writes comes before what is written, as a reader (and a causal model) needs it.
+"""
+
+from data.town_facts import lines
+from data.town_words import sections
+
+# One small event each. The chronicle tells them of {a}; letters and diaries have their own, told by "I".
+HAPPENINGS = lines("""
+{a} the {a.trade} found {odd} at {p} and hung it on the fence for its owner.
+{a.petname}, the {a.animal} of {a}, was found asleep in the bell of the tuba.
+{a} fell into the river near {p} and came out with a fish in each boot.
+{a} and {c} carried a table through the window at {p}, because the door was too small.
+{a} won {odd} in the lottery and gave it to {a.friend}, {a.her} best friend.
+{a} counted the stairs of the clock tower again and got a different number.
+{a} left {goods} on every step in {a.street}, and nobody knows why.
+The {a.pet} of {a} stopped the market for an hour by lying down in the gate.
+{a} dropped {a.food} on the mayor, who said that it was delicious.
+{a} played {a.instrument} in the square until the pigeons moved to {p}.
+{a} gave a talk at {p} about {a.hobby}, and {number} people came.
+{c} lent {a} {odd}, and {a} lent {c} {goods}.
+{a} came late to {a.work}, for the first time in {number} years, because of {a.petname} the {a.animal}.
+{a} and {b} put up a bench between {p} and the river.
+{a} told the children about {a.dream}, and they forgot to go home.
+{c.petname}, the {c.pet} of {c}, chased {a} the {a.trade} up a tree.
+{a} painted the door of {a.her} house in {a.street}, and the wind brought leaves to it.
+There was smoke at {a.work}, but it was only {a}, who had forgotten some {a.food} on the stove.
+{a} wore {odd} on {a.her} head all day and said that it was the fashion.
+A travelling circus passed by {p}, and {a.petname}, {a}'s {a.animal}, tried to join.
+{a} and {c} quarrelled over a chess game and made up over some {c.food}.
+A parcel came for {a} in {a.street}. In it was {odd}, and inside that, {goods}.
+{a} closed {a.work} at noon and went to {p} with {a.friend}, {a.her} best friend.
+{a} caught the hat of {c} the {c.trade} on the bridge.
+The mayor thanked {a} the {a.trade} for {number} years at {a.work}.
+{a} saw a light over {p} and told everyone at {a.work} about it.
+""")
+
+MY_HAPPENINGS = lines("""
+Today {a.petname} ate {odd}, and I had to tell {c} that it was gone.
+Yesterday I found {odd} at {p}, and nobody wants it back.
+On {day} I met {c} at {p}, who was {busy} and had no time to talk.
+This week there were {number} visitors at {a.work}, and every one of them asked for {goods}.
+Last night I dreamed of {a.dream} again and woke up smiling.
+It rained into my house in {a.street}, right onto the {goods}.
+I tried to teach {a.petname} to sit. Now I sit, and {a.petname} watches.
+I have made far too much {a.food}, and must eat it for {number} days.
+{c} the {c.trade} came by and told me all about {c.hobby}.
+I bought {odd} at the market, though I only went for {a.food}.
+I walked to {p} and back and thought of nothing at all, which was lovely.
+At {p} they have painted the door, and I leaned on it.
+I have been practising for {day}, and the neighbours in {a.street} have begun to knock on the wall.
+{c.petname}, the {c.animal} of {c}, followed me all the way to {a.work}.
+I lost {odd} somewhere between {a.work} and {p}.
+I sat on the wall by {p} and watched {c} {busy}.
+""")
+
+LETTER_OPENINGS = lines("""
+I hope this letter finds you well, and {b.petname} too.
+Thank you for the {goods}. They came at just the right time.
+It is {day}, the lamp is lit, and at last I have time to write.
+How are things at {b.work}? I walked past, but you were {busy}.
+You will laugh when you hear what happened to me.
+I still have to smile when I think of you and {odd}.
+Forgive me that I have not written for {number} weeks.
+""")
+LETTER_CLOSINGS = lines("""
+Come to {a.street} on {day}, and I will put the kettle on.
+Give {b.petname} a pat from me.
+Write soon, or better still, come and bring {b.instrument}.
+I will save some {b.food} for you.
+Let us go to {p} together, as soon as the weather is fine.
+Do not work too hard at {b.work}.
+""")
+
+NOTICES = sections("""
+[lost]
+LOST: {a.a_pet} that answers to the name of {a.petname}. Please bring it to {a} in {a.street}.
+LOST between {p} and {a.work}: {odd}. The finder may have some {a.food}. {a}, {a.street}.
+[found]
+FOUND at {p}: {odd}. Ask for {a} at {a.work}.
+FOUND: one sock, not a pair. Ask {a} the {a.trade}.
+[music]
+MUSIC on {day} at {p}! {a} plays {a.instrument}, and {b} plays {b.instrument}. Bring a cushion.
+DANCE at {p} on {day}. {a} will play {a.instrument} until {number} o'clock.
+[wanted]
+WANTED: {goods}, any number, for {a} at {a.work}.
+WANTED: someone to feed {a.petname}, the {a.animal} of {a}, on {day}. It bites only hats.
+WANTED: a partner for {a.hobby}. Knock for {a} in {a.street}.
+[thanks]
+THANK YOU to {a} the {a.trade}, who found {odd} and asked for nothing but some {a.food}.
+THANK YOU to the kind person who left {goods} on my step. {a}, {a.street}.
+[evening]
+TALK on {day} at {p}: {a} the {a.trade} speaks about {a.dream}.
+COURSE: {a} teaches {a.hobby}, every {day} at {p}. No hats needed.
+HARVEST SUPPER at {p} on {day}. {a} brings {a.food}, and {b} brings {b.food}.
+""")
+
+# A dialogue is a greeting, some talk, and a farewell; {a} and {c} take turns.
+GREETINGS = lines("""
+{a}: Good morning, {c}! | {c}: Good morning, {a}! You are up early.
+{a}: Is that you, {c}? | {c}: It is, and in a hurry, as always.
+{a}: What a {weather} {day}, {c}! | {c}: I have seen worse, {a}.
+{a}: Hello, {c}! Mind the puddle. | {c}: Too late, {a}. I am standing in it.
+""")
+TALK = lines("""
+{a}: How is {c.petname}? | {c}: My {c.animal} is well, thank you, and has eaten {odd}.
+{a}: I hear you were at {p} on {day}. | {c}: I was, and I came home with {goods}.
+{a}: Will you come to {p} with me? | {c}: Not today. They need me at {c.work}.
+{a}: You look happy. | {c}: I have just had some {c.food}, and I like it best of all.
+{a}: What is that under your arm? | {c}: It is {odd}, and please do not ask.
+{a}: I am on my way to {a.work}. | {c}: Then I will walk with you as far as {p}.
+{a}: Have you seen {b}? | {c}: Your best friend? At {b.work}, {busy}.
+{a}: It was loud in {c.street} last night! | {c}: That was me. I was playing {c.instrument}.
+{a}: What would you do with a sack of gold? | {c}: I think of nothing but {c.dream}, so I would do that.
+{a}: Shall I tell you a secret? | {c}: Tell it to {a.petname} first, and then to me.
+{a}: I found {odd} this morning. | {c}: Then my {number} days of looking are over!
+""")
+FAREWELLS = lines("""
+{a}: I must go. {a.petname} is waiting. | {c}: Give your {a.animal} my best wishes!
+{a}: Until {day}, then. | {c}: Until {day}, and bring {a.instrument}!
+{a}: There goes the bell. | {c}: Then off with you to {a.work}, {a}!
+{a}: Goodbye, {c}! | {c}: Goodbye, {a}! Mind the puddle.
+""")
+
+# Lists say one thing of many people: the title, then one line for each of them.
+LISTS = lines("""
+Who brings what to the harvest supper | {a}: {a.food}
+The town band, and who plays what | {a}: {a.instrument}
+Pets of the town, as written in the book of pets | {a}: {a.petname}, {a.a_pet}
+Who works where | {a}: {a.a_trade} at {a.work}
+Where people live, for the new messenger | {a}, {a.trade}: {a.street}
+What people dream of, as told by the fire | {a} dreams of {a.dream}
+What people do on a free day | {a}: {a.hobby}
+Best friends, as carved into the old oak | {a} and {a.friend}
+The town register | {a}, {a.trade} at {a.work}, lives in {a.street}, keeps {a.a_pet} called {a.petname}
+The book of neighbours | {a}, {a.street}: best friend {a.friend}, likes {a.food}, plays {a.instrument}
+The album of the town | {a} the {a.trade} is fond of {a.hobby} and dreams of {a.dream}
+""")
+
+# Titles and the other fixed frames of a page.
+FRAMES = sections("""
+[portraits]
+People of {town}
+Who Is Who in {town}
+Neighbours
+A Walk Through {town}
+[letter]
+A letter from {a} in {a.street} to {b} in {b.street}
+[dear]
+Dear {b},
+[yours]
+Your friend {a}
+With love from {a}
+Yours, {a} the {a.trade}
+[diary]
+From the diary of {a} the {a.trade}
+[notices]
+The notice board at {p}
+[dialogue]
+{a} and {c} meet at {p}
+[chronicle]
+The chronicle of {town}
+[questions]
+Questions about {town}
+How well do you know {town}?
+Ask me about {town}
+[conversation]
+A visitor came to {town} and met {a} at {p}.
+[visitors]
+A tale from {town}
+""")
+SPOKEN = "“{asked}” asked the visitor. “{short},” {answered} {a}."

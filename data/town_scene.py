@@ -1,0 +1,139 @@
+"""A scene: the cast and the slots of one page, and how facts about the cast are told in it."""
+
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass
+from random import Random
+
+from data import town_plots
+from data.town_facts import RELATIONS, STATEMENTS, lines, relations_of, slots_of
+from data.town_fillers import FILLERS
+from data.town_registers import FRAMES
+from data.town_words import MONTHS, SEASONS, VALUES
+from data.town_world import Person, World, pick
+
+
+@dataclass(frozen=True)
+class Plot:
+    """A story to be told: titles, the seasons it happens in, a summary, and the phrasings of each event."""
+
+    titles: tuple[str, ...]
+    seasons: frozenset[str]
+    summary: str
+    events: tuple[tuple[str, ...], ...]
+
+
+def parse_plots(block: str) -> tuple[Plot, ...]:
+    """The plots of a block of text in the form that `town_plots` describes."""
+    plots = []
+    for body in re.split(r"^== ", block, flags=re.MULTILINE)[1:]:
+        head, *events = body.strip().split("\n\n")
+        titles, seasons, summary = head.split("\n")
+        plots.append(Plot(tuple(titles.split(" | ")), frozenset(seasons.removeprefix("in: ").split()),
+                          summary.removeprefix("sum: "), tuple(lines(event) for event in events)))
+    return tuple(plots)
+
+
+PLOTS = parse_plots(town_plots.PLOTS + town_plots.MORE_PLOTS)
+PLOTS_IN = {season: tuple(plot for plot in PLOTS if season in plot.seasons) for season in SEASONS}
+
+# The statements that tell a relation: by name, and by pronoun (which need the person to have been named).
+BY_NAME = {relation: tuple(s for s in STATEMENTS if relation in relations_of(s) and "a" in slots_of(s))
+           for relation in RELATIONS}
+BY_PRONOUN = {relation: tuple(s for s in STATEMENTS if relation in relations_of(s) and "a" not in slots_of(s))
+              for relation in RELATIONS}
+TELLS = {statement: relations_of(statement) for statement in STATEMENTS}
+LETTERS_IN = {line: tuple(sorted({slot for slot in slots_of(line) if slot in ("a", "b", "c")}))
+              for plot in PLOTS for event in plot.events for line in event}
+
+
+def capital(text: str) -> str:
+    """The text with its first letter made a capital."""
+    return text[0].upper() + text[1:]
+
+
+class Scene(dict):
+    """The slots of one page. The cast goes by letters; a slot that is not there is drawn from `FILLERS`."""
+
+    def __init__(self, world: World, rng: Random, cast: Sequence[Person] = (), **fixed: str) -> None:
+        super().__init__(zip("abcd", cast or world.cast(rng), strict=False), **fixed)
+        self.world, self.rng = world, rng
+        self.season = pick(rng, SEASONS)
+        self["p"], self["q"] = self.places()
+        self.told: set[tuple[str, str]] = set()
+
+    def __missing__(self, slot: str) -> str:
+        return pick(self.rng, FILLERS[slot])
+
+    def places(self) -> list[str]:
+        """Two places where nobody of the cast works."""
+        taken = {person.work for person in self.values() if isinstance(person, Person)}
+        places: list[str] = []
+        while len(places) < 2:
+            place = self.pick(VALUES["work"])
+            if place not in taken and place not in places:
+                places.append(place)
+        return places
+
+    def pick(self, options):
+        """One of the options."""
+        return pick(self.rng, options)
+
+    def some(self, options, count: int) -> list:
+        """That many of the options, in any order."""
+        return self.rng.sample(options, count)
+
+    def coin(self, chance: float) -> bool:
+        """True with this chance."""
+        return self.rng.random() < chance
+
+    def recast(self) -> "Scene":
+        """The same page with other people in it."""
+        return Scene(self.world, self.rng)
+
+    def say(self, template: str) -> str:
+        """The template with its slots filled, beginning with a capital."""
+        return capital(template.format_map(self))
+
+    def frame(self, name: str) -> str:
+        """A title, or another fixed part of a page."""
+        return self.say(self.pick(FRAMES[name]))
+
+    def fix(self, *slots: str) -> None:
+        """Draw these slots once, so that they mean the same thing all page long."""
+        self.update((slot, self[slot]) for slot in slots)
+
+    def dates(self, count: int) -> list[str]:
+        """Some days of one month of the season, in order: "The 3rd of May"."""
+        month = self.pick(MONTHS[self.season])
+        suffix = {1: "st", 2: "nd", 3: "rd", 21: "st", 22: "nd", 23: "rd"}
+        days = sorted(self.some(range(1, 29), count))
+        return [f"The {day}{suffix.get(day, 'th')} of {month}" for day in days]
+
+    def tell(self, person: Person, relation: str, pronoun: bool = False) -> str:
+        """One statement about a person. What it tells is noted, so that no page says the same thing twice."""
+        options = (BY_PRONOUN if pronoun else BY_NAME)[relation]
+        template = self.pick(options)
+        if any((person.name, other) in self.told for other in TELLS[template]):
+            template = options[0]  # the first one of each relation tells that relation alone
+        self.told.update((person.name, other) for other in TELLS[template])
+        return capital(template.format_map({"a": person}))
+
+    def untold(self, person: Person) -> list[str]:
+        """The relations of a person that this page has not told yet."""
+        return [relation for relation in RELATIONS if (person.name, relation) not in self.told]
+
+    def portrait(self, person: Person, count: int) -> str:
+        """Some statements about one person; a pronoun stands only where it can mean nobody else."""
+        sentences: list[str] = []
+        clear = False  # whether the person is the one last named
+        for _ in range(count):
+            relation = self.pick(self.untold(person) or RELATIONS)
+            sentences.append(self.tell(person, relation, pronoun=clear and self.rng.random() < 0.75))
+            clear = person.friend not in sentences[-1]
+        return " ".join(sentences)
+
+    def aside(self, letters: Sequence[str]) -> str:
+        """One statement about one of these people, something that the page has not told."""
+        person = self[self.pick(letters)]
+        return self.tell(person, self.pick(self.untold(person) or RELATIONS))
