@@ -14,7 +14,7 @@ from common.errors import UserError
 
 from . import train
 from .gpt import GPT, GPTConfig
-from .text import Characters, complete, read, split
+from .text import Characters, complete, split
 
 
 @dataclass(frozen=True)
@@ -65,7 +65,7 @@ def newest(preset=""):
 
 def trained(config, folder, device, say=print):
     """(model, characters) trained now, in `folder`, as `train` would with this config."""
-    characters, train_ids, val_ids = split(read(config.corpus, say)[0], config.context)
+    characters, train_ids, val_ids = split(train.read(config.corpus, say)[0], config.context)
     model = train.build(config, len(characters), device)
     train.fit(model, config, characters, train_ids, val_ids, folder, say=say)
     train.save(model, characters, folder / "gpt.safetensors")

@@ -75,7 +75,6 @@ class SwiGLU(nn.Module):
         return self.w_down(gate * self.w_up(x))
 
 
-@exercise
 def hidden_width(d_model, multiple=8):
     """8/3 of d_model, rounded up to a multiple (hardware likes round numbers).
 

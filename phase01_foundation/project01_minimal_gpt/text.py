@@ -1,11 +1,8 @@
 """From a text to batches of numbers, and from a model back to text; and the loss over a whole split."""
 
-from pathlib import Path
-
 import torch
 
 from common.errors import UserError
-from data import corpora
 
 from . import gpt
 
@@ -31,21 +28,6 @@ class Characters:
     def decode(self, ids):
         """The text that these numbers stand for."""
         return "".join(self.symbols[i] for i in ids)
-
-
-def read(corpus, say=print):
-    """(text, name of what was really read): a known corpus, or the UTF-8 file that `corpus` names."""
-    file = Path(corpus)
-    if not file.suffix and not file.is_file():
-        corpus = corpora.resolve(corpus, say=say)
-        return corpora.load(corpus), corpus
-    try:
-        return file.read_text(encoding="utf-8"), file.name
-    except UnicodeDecodeError as error:
-        raise UserError(f"{file} is not UTF-8 text (byte {error.start} is not a character): "
-                        "save it as UTF-8, or choose another file") from None
-    except OSError as error:
-        raise UserError(f"{file} cannot be read ({error.strerror}): name a text file or a corpus") from None
 
 
 def split(text, context):

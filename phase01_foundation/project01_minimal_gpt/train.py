@@ -6,16 +6,19 @@ It ends with a sample, the loss curve as a picture, and whether the number is ri
 
 import math
 from dataclasses import asdict, dataclass
+from pathlib import Path
 
 from torch import nn
 
 from common import checkpoint, plots
 from common.cli.script import script
 from common.device import seed_all
+from common.errors import UserError
 from common.training import TrainConfig, train
+from data import corpora
 
 from .gpt import GPT, GPTConfig, loss
-from .text import batch, complete, read, split, split_loss
+from .text import batch, complete, split, split_loss
 
 
 @dataclass(frozen=True)
@@ -47,6 +50,10 @@ class Config:
     tracker: str = ""
     """trackio, tensorboard or wandb, to follow the run there too."""
 
+    def __post_init__(self):
+        if self.batch_size < 1:
+            raise UserError(f"batch_size is {self.batch_size}: a step needs at least 1 sequence")
+
     def train_config(self):
         return TrainConfig(
             steps=self.steps, learning_rate=self.learning_rate, min_learning_rate=self.learning_rate / 10,
@@ -61,6 +68,21 @@ PRESETS = {
     "gpu": Config(n_layer=6, n_head=6, d_model=384, context=256, dropout=0.2, batch_size=64, steps=5000,
                   precision="bf16"),
 }
+
+
+def read(corpus, say=print):
+    """(text, name of what was really read): a known corpus, or the UTF-8 file that `corpus` names."""
+    file = Path(corpus)
+    if not file.suffix and not file.is_file():
+        corpus = corpora.resolve(corpus, say=say)
+        return corpora.load(corpus), corpus
+    try:
+        return file.read_text(encoding="utf-8"), file.name
+    except UnicodeDecodeError as error:
+        raise UserError(f"{file} is not UTF-8 text (byte {error.start} is not a character): "
+                        "save it as UTF-8, or choose another file") from None
+    except OSError as error:
+        raise UserError(f"{file} cannot be read ({error.strerror}): name a text file or a corpus") from None
 
 
 class Surprise(nn.Module):

@@ -68,7 +68,6 @@ def test_swiglu_matches_common():
     both_agree(SwiGLU(12, d_ff=20), model.SwiGLU(config), drawn(2, 5, 12))
 
 
-@pytest.mark.exercise("hidden_width")
 def test_swiglu_weighs_what_gelu_weighs():
     """Three matrices of C x 8/3 C: within a rounding of the 8 C² of a GELU layer, and never less."""
     for d_model in (64, 128, 384, 768, 4096):

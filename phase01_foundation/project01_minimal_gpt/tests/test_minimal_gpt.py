@@ -1,0 +1,167 @@
+"""The project as a whole: its proofs, its scripts, its technique in use, and what happens to bad input."""
+
+import inspect
+import json
+
+import pytest
+import torch
+
+from common.cli.script import script
+from phase01_foundation.project01_minimal_gpt import attention, generate, gpt, text, train
+
+TEXT = "to be or not to be, that is the question.\n" * 40
+
+
+@pytest.fixture(autouse=True)
+def one_thread():
+    """The models here are so small that a second thread costs more than it brings."""
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(threads)
+
+
+@pytest.fixture
+def home(tmp_path, monkeypatch):
+    """A place of its own for runs, and a small text as the corpus."""
+    monkeypatch.setenv("THIRTY_HOME", str(tmp_path))
+    (tmp_path / "own.txt").write_text(TEXT, encoding="utf-8")
+    return tmp_path
+
+
+def run(module, *arguments):
+    script(module.main, module.PRESETS, [str(a) for a in arguments])
+
+
+def refused(capsys, module, *arguments):
+    """The one line with which a script refuses: exit code 2, no traceback."""
+    with pytest.raises(SystemExit) as stopped:
+        run(module, *arguments)
+    lines = capsys.readouterr().err.strip().splitlines()
+    assert stopped.value.code == 2
+    assert len(lines) == 1, lines
+    return lines[0]
+
+
+PARTS = (attention.hide_future, attention.attend, attention.split_heads, attention.merge_heads,
+         attention.Attention.forward, gpt.FeedForward.forward, gpt.Block.forward, gpt.GPT.forward,
+         gpt.loss, gpt.top_k, gpt.top_p, gpt.pick, gpt.generate)  # fmt: skip
+
+
+@pytest.mark.parametrize("part", PARTS, ids=lambda part: part.__qualname__)
+def test_is_on(part, home, monkeypatch):
+    """A technique that raises makes the training run fail: the run really uses what the learner wrote."""
+    def broken(*args, **kwargs):
+        raise ZeroDivisionError("unplugged")
+
+    monkeypatch.setattr(inspect.unwrap(part), "__code__", broken.__code__)
+    with pytest.raises(ZeroDivisionError, match="unplugged"):
+        run(train, "smoke", "--corpus", home / "own.txt", "--steps", 1)
+
+
+def test_smoke(home, capsys):
+    """Train, then generate: files, samples, picture, verdict; a second run gets a folder of its own."""
+    run(train, "smoke", "--corpus", home / "own.txt", "--steps", 30)
+    folder = home / "runs" / "project01_minimal_gpt" / "smoke"
+    result = json.loads((folder / "result.json").read_text())
+    assert result["metrics"]["val_loss"] < 3
+    assert (folder / "loss.png").read_bytes().startswith(b"\x89PNG")
+    pages = sorted(page.name for page in (folder / "samples").iterdir())
+    assert pages == ["step_00000.txt", "step_00030.txt"]
+    said = capsys.readouterr().out
+    assert "what it writes now" in said and "loss.png" in said and "expected" in said
+    run(generate, "smoke", "--prompt", "to be", "--seed", 3)
+    assert "\nto be" in capsys.readouterr().out
+    run(train, "smoke", "--corpus", home / "own.txt", "--steps", 30)
+    assert (folder.with_name("smoke-2") / "result.json").exists()
+
+
+def test_generate_without_a_run_trains_a_tiny_one(home, capsys, monkeypatch):
+    """Nothing trained yet: it says so, trains, and writes."""
+    tiny = train.Config(corpus=str(home / "own.txt"), n_layer=1, n_head=1, d_model=16, context=8, steps=2)
+    monkeypatch.setitem(train.PRESETS, "smoke", tiny)
+    run(generate, "smoke", "--length", 5)
+    assert "no finished run yet" in capsys.readouterr().out
+
+
+def test_saved_model_writes_the_same(tmp_path):
+    """Saved and loaded, a model gives the same text."""
+    characters = text.Characters(TEXT)
+    model = train.build(train.PRESETS["smoke"], len(characters), "cpu").eval()
+    train.save(model, characters, tmp_path / "gpt.safetensors")
+    again, same = generate.load(tmp_path)
+    assert same.symbols == characters.symbols
+    assert text.complete(again, same, "to", 20) == text.complete(model, characters, "to", 20)
+
+
+class TestText:
+    def test_round_trip(self):
+        characters = text.Characters("hello, world")
+        assert characters.decode(characters.encode("hello")) == "hello"
+        assert len(characters) == 9
+
+    def test_split_is_nine_to_one(self):
+        _, train_ids, val_ids = text.split("ab" * 500, context=8)
+        assert (len(train_ids), len(val_ids)) == (900, 100)
+
+    def test_batches_are_windows_of_the_text(self):
+        ids = torch.arange(100)
+        inputs, targets = text.batch(ids, context=7, size=2000, seed=1)
+        assert torch.equal(targets, inputs + 1)
+        assert torch.equal(inputs, inputs[:, :1] + torch.arange(7))
+        assert inputs.min() == 0 and targets.max() == 99  # both ends are reached
+        assert torch.equal(text.batch(ids, 7, 2000, seed=1)[0], inputs)
+        assert not torch.equal(text.batch(ids, 7, 2000, seed=2)[0], inputs)
+
+    def test_split_loss_counts_each_token_once(self):
+        """The loss over windows of one context is the mean over their tokens, worked out window by window."""
+        model = train.build(train.PRESETS["smoke"], 5, "cpu").eval()
+        ids = torch.randint(5, (32 * 7 + 9,), generator=torch.Generator().manual_seed(0))
+        windows = [ids[i : i + 33][None] for i in range(0, 224, 32)]
+        each = [gpt.loss(model(w[:, :-1]), w[:, 1:]).item() for w in windows]
+        assert text.split_loss(model, ids) == pytest.approx(sum(each) / 7, abs=1e-6)
+        spread = (each[0] + each[3] + each[6]) / 3
+        assert text.split_loss(model, ids, most=3) == pytest.approx(spread, abs=1e-6)
+
+
+class TestBadInput:
+    def test_corpus_too_short(self, home, capsys):
+        (home / "short.txt").write_text("only a few words")
+        assert "16 characters" in refused(capsys, train, "smoke", "--corpus", home / "short.txt")
+
+    def test_empty_corpus(self, home, capsys):
+        (home / "empty.txt").write_text("")
+        assert "0 characters" in refused(capsys, train, "smoke", "--corpus", home / "empty.txt")
+
+    def test_one_character_only(self, home, capsys):
+        (home / "a.txt").write_text("a" * 5000)
+        assert "one character only" in refused(capsys, train, "smoke", "--corpus", home / "a.txt")
+
+    def test_not_utf8(self, home, capsys):
+        (home / "latin.txt").write_bytes("naïve café".encode("latin-1") * 500)
+        assert "not UTF-8" in refused(capsys, train, "smoke", "--corpus", home / "latin.txt")
+
+    def test_no_such_file_or_corpus(self, home, capsys):
+        assert "cannot be read" in refused(capsys, train, "smoke", "--corpus", home / "gone.txt")
+        assert "did you mean 'shakespeare'" in refused(capsys, train, "smoke", "--corpus", "shakespear")
+
+    def test_impossible_sizes(self, home, capsys):
+        own = home / "own.txt"
+        assert "n_head" in refused(capsys, train, "smoke", "--corpus", own, "--n_head", 5)
+        assert "learning_rate" in refused(capsys, train, "smoke", "--corpus", own, "--learning_rate", -1)
+        assert "batch_size" in refused(capsys, train, "smoke", "--corpus", own, "--batch_size", 0)
+
+    @pytest.mark.parametrize("field, value", [("temperature", -1), ("temperature", "nan"), ("top_k", -2),
+                                              ("top_p", 0), ("top_p", 1.5), ("length", 0)])  # fmt: skip
+    def test_impossible_sampling(self, home, capsys, field, value):
+        assert field in refused(capsys, generate, "smoke", f"--{field}={value}")
+
+    def test_prompt_with_characters_never_seen(self, home, capsys):
+        characters = text.Characters(TEXT)
+        model = train.build(train.PRESETS["smoke"], len(characters), "cpu")
+        train.save(model, characters, home / "gpt.safetensors")
+        said = refused(capsys, generate, "smoke", "--prompt", "to € or", "--run_folder", home)
+        assert "never seen '€'" in said
+
+    def test_folder_without_a_model(self, home, capsys):
+        assert "gpt.safetensors" in refused(capsys, generate, "smoke", "--run_folder", home)

@@ -1,0 +1,8 @@
+"""Multiplies by the temperature: hot is cold and cold is hot."""
+
+
+def pick(logits, temperature=1.0, k=0, p=1.0, generator=None):
+    if temperature == 0:
+        return logits.argmax(dim=-1)
+    logits = top_p(top_k(logits * temperature, k), p)
+    return torch.multinomial(logits.softmax(dim=-1), num_samples=1, generator=generator).squeeze(1)
