@@ -46,18 +46,22 @@ def cut(texts, special=(), size=1 << 20):
     """
     held, longest = "", max(map(len, special), default=1)
     for text in texts:
-        held += text
-        while len(held) >= 2 * size:
-            for place in CUT.finditer(held, size):
-                at = place.start()
-                if not any(token in held[max(0, at - longest + 1) : at + longest - 1] for token in special):
-                    break
-            else:
-                break  # nowhere to cut yet, as in a text without spaces: wait for more
-            yield held[:at]
-            held = held[at:]
+        held, start = held + text, 0
+        while len(held) - start >= 2 * size and (end := find_cut(held, start + size, special, longest)):
+            yield held[start:end]
+            start = end
+        held = held[start:]
     if held:
         yield held
+
+
+def find_cut(text, start, special, longest):
+    """The first place from `start` on where a text may be cut; None where there is none."""
+    for place in CUT.finditer(text, start):
+        at = place.start()
+        if not any(token in text[max(0, at - longest + 1) : at + longest - 1] for token in special):
+            return at
+    return None
 
 
 def count_pieces(chunk, pattern, special):

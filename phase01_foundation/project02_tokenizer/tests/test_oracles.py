@@ -3,6 +3,7 @@ ranks."""
 
 import json
 import os
+import random
 from pathlib import Path
 
 import pytest
@@ -14,6 +15,7 @@ from common.errors import UserError
 from data.corpora import load
 from phase01_foundation.project02_tokenizer.fast_bpe import BPE, train
 from phase01_foundation.project02_tokenizer.tokenizer_json import BYTE, LETTER, spell, unspell
+from phase01_foundation.project02_tokenizer.vector_bpe import VectorBPE
 
 SPECIAL = ("<|endoftext|>", "<|im_start|>", "<|im_end|>", "<|pad|>")
 
@@ -85,6 +87,22 @@ def test_matches_tiktoken_on_any_unicode(bpe, drawn):
 def test_matches_tiktoken_on_ten_thousand_strings(bpe, drawn):
     """The same, ten thousand times."""
     assert bpe.encode(drawn) == as_tiktoken(bpe).encode_ordinary(drawn)
+
+
+def test_matches_tiktoken_without_a_loop(bpe):
+    """Rung 5 gives tiktoken's ids on a long text, cold and warm, also among strange bytes and at every
+    cut."""
+    later = load("python-manual")[200_000:400_000]
+    vector, theirs = VectorBPE(bpe.ranks, bpe.special), as_tiktoken(bpe)
+    for _ in range(2):
+        assert vector.encode(later) == theirs.encode_ordinary(later)
+    assert vector.encode(later + "<|pad|>", "all") == theirs.encode(later + "<|pad|>", allowed_special="all")
+    rng = random.Random(0)
+    bits = ["'s", "'ll", " ", "  ", "\n", "a", "lo", "1", "!", "é", "\u00a0", "今", "x'", "\x00", "🙂", " of"]
+    vector.chunk = 50
+    for _ in range(10):
+        odd = "".join(rng.choices(bits, k=12_000))
+        assert vector.encode(odd) == theirs.encode_ordinary(odd)
 
 
 def test_saved_file_loads_in_tokenizers(bpe, text, tmp_path):

@@ -2,9 +2,12 @@
 
 import random
 
+import numpy as np
 import pytest
+import regex
 
 from common.errors import UserError
+from common.proofs import prove
 from phase01_foundation.project02_tokenizer.basic_bpe import BasicBPE, count_pairs, merge, most_frequent
 from phase01_foundation.project02_tokenizer.byte_tokenizer import ByteTokenizer
 from phase01_foundation.project02_tokenizer.fast_bpe import (
@@ -15,7 +18,8 @@ from phase01_foundation.project02_tokenizer.fast_bpe import (
     merge_word,
     train,
 )
-from phase01_foundation.project02_tokenizer.regex_bpe import RegexBPE, split_special
+from phase01_foundation.project02_tokenizer.regex_bpe import GPT2_PATTERN, RegexBPE, split_special
+from phase01_foundation.project02_tokenizer.vector_bpe import piece_starts
 
 SPECIAL = ("<|endoftext|>", "<|im_start|>")
 TEXT = (
@@ -146,8 +150,9 @@ def test_merges_stay_inside_a_piece(rungs):
     """No id reaches from a word over the space before the next, or from a letter to a full stop."""
     regex_bpe, _ = rungs
     assert [regex_bpe.decode([i]) for i in regex_bpe.encode(" dog dog.")] == [" dog", " dog", "."]
-    joined = "".join(regex_bpe.decode([i]) for i in regex_bpe.encode("the dog."))
-    assert joined == "the dog."
+    two_spaces = RegexBPE({(32, 32): 256})
+    assert two_spaces.encode("  a") == [32, 32, 97], "the second space belongs to the word"
+    assert two_spaces.encode("   a") == [256, 32, 97]
 
 
 @pytest.mark.exercise("RegexBPE.encode")
@@ -216,6 +221,17 @@ def test_round_trip(rungs):
     for text in [TEXT, *STRANGE]:
         assert fast.decode(fast.encode(text)) == text
         assert fast.decode(fast.encode(text)) == text, "and again, from what was remembered"
+
+
+@pytest.mark.exercise("piece_starts")
+def test_pieces_begin_where_the_pattern_cuts():
+    """On ASCII text the comparisons find exactly the places where GPT-2's pattern begins a piece."""
+    rng, bits = random.Random(0), ["'s", "'ll", "'ve", "'re", "'t", " ", "  ", "\n", "a", "l", "1", "!", "'", "x'"]
+    drawn = ["".join(rng.choices(bits, k=rng.randrange(1, 10))) for _ in range(3000)]
+    for text in ["it's", "x'll", "'", "a  b", "a\tb", *drawn]:
+        starts = piece_starts(np.frombuffer(text.encode(), np.uint8))
+        expected = [found.start() for found in regex.finditer(GPT2_PATTERN, text)]
+        assert np.flatnonzero(starts).tolist() == expected, repr(text)
 
 
 def test_a_long_piece_is_merged_like_a_short_one(rungs):
@@ -288,3 +304,8 @@ def test_fast_bpe_is_a_bpe():
     """A tokenizer can be made from ranks alone; without merges it is rung 1."""
     plain = BPE({bytes([b]): b for b in range(256)})
     assert plain.encode("aé") == ByteTokenizer().encode("aé")
+
+
+def test_wrong_solutions_are_caught():
+    """For every exercise: the stub fails, the reference passes, each wrong solution fails."""
+    prove(__file__)
