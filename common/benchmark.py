@@ -135,7 +135,7 @@ def estimate(logs: Sequence[float], resamples: int = 2000) -> tuple[float, tuple
     draws = np.random.default_rng(0).integers(0, n, (resamples, n))
     tail = statistics.NormalDist().cdf(-math.sqrt(n / (n - 1)) * student(n - 1))
     low, high = np.exp(np.quantile(np.median(logs[draws], axis=1), [tail, 1 - tail]))
-    return middle, (float(low), float(high))
+    return middle, (min(middle, float(low)), max(middle, float(high)))
 
 
 def student(freedom: int) -> float:

@@ -47,6 +47,8 @@ class Options:
     """The same as mode full."""
     device: Literal["auto", "cpu", "cuda", "mps"] = "auto"
     """Where to compute; auto takes the best that works."""
+    out: Path | None = None
+    """Folder for the results; without it the project's results/ (full), the runs (quick), none (smoke)."""
     profile: bool = False
     """Not the bench but a profile: the ten largest operations, and memory over time."""
 
@@ -57,6 +59,7 @@ class Bench:
     project: Path
     mode: str
     device: Any
+    out: Path | None = None
     rivals_in: Path | None = None
     claims: list[Claim] = field(default_factory=list)
     rivals: dict[str, str] = field(default_factory=dict)
@@ -153,7 +156,7 @@ def bench(main: Callable[[Bench], None], profiled: Callable[[Bench], Callable] |
         options = options_of(main, sys.argv[1:] if argv is None else argv)
         from common.device import pick
         project, rivals = Path(main.__code__.co_filename).resolve().parent, os.environ.get("THIRTY_RIVALS")
-        b = Bench(project, "full" if options.full else options.mode, pick(options.device),
+        b = Bench(project, "full" if options.full else options.mode, pick(options.device), options.out,
                   Path(rivals).expanduser() if rivals else None)
         if options.profile:
             return profile_of(b, profiled)
@@ -185,12 +188,25 @@ def finish(b: Bench) -> None:
     spent = time.perf_counter() - b.started
     if spent > LIMITS[b.mode]:
         b.say(f"This took {spent:.0f} s; a {b.mode} bench may take {LIMITS[b.mode]} s.")
-    if b.mode == "smoke":
+    folder = b.out or folder_of(b)
+    if folder is None:
         return b.say("smoke: nothing was written")
-    own = b.mode == "full" and not (ROOT / ".shadow.json").exists()  # a learner's figures are not the house's
-    folder = b.project / "results" if own else runs() / b.project.name / "bench"
     write_text(folder / f"{result.device}.json", dumps(asdict(result)))
-    b.say(f"written: {folder / result.device}.json" + ("; now ./thirty report" if own else ""))
+    b.say(f"written: {folder / result.device}.json")
+    if folder == b.project / "results":
+        b.say("./thirty report writes it into the READMEs")
+
+
+def folder_of(b: Bench) -> Path | None:
+    """Only a full bench is committed, not a quick one; a smoke test leaves nothing."""
+    if b.mode == "full":
+        return committed(b)
+    return None if b.mode == "smoke" else runs() / b.project.name / "bench"
+
+
+def committed(b: Bench) -> Path:
+    """The project's results/; in a shadow tree (--mine) the runs: a learner's figures are not the house's."""
+    return runs() / b.project.name / "mine" if (ROOT / ".shadow.json").exists() else b.project / "results"
 
 
 def profile_of(b: Bench, profiled: Callable[[Bench], Callable] | None) -> None:
@@ -201,7 +217,7 @@ def profile_of(b: Bench, profiled: Callable[[Bench], Callable] | None) -> None:
     where = origin(b.device)
     trace = runs() / b.project.name / "profile" / f"{where['device']}.trace.json"
     found = profile(profiled(b), b.device, trace=trace)
-    target = b.project / "results" / f"profile_{where['device']}.json"
+    target = (b.out or committed(b)) / f"profile_{where['device']}.json"
     write_text(target, dumps({**where, **found}))
     for row in found["operations"]:
         b.say(f"{row['share']:6.1%}  {row['ms']:10.2f} ms  {row['calls']:7} calls  {row['name']}")

@@ -4,7 +4,6 @@ from common.results import Claim, Figure
 SYMBOLS = {">=": "≥", "<=": "≤", ">": ">", "<": "<", "==": "="}
 SCALES = {"s": ((1, "s"), (1e-3, "ms"), (1e-6, "µs"), (1e-9, "ns")),
           "bytes": ((1e9, "GB"), (1e6, "MB"), (1e3, "kB"), (1, "bytes"))}
-MACHINE = ("cpu", "gpu", "cores", "threads")
 
 
 def number(value: float) -> str:
@@ -77,8 +76,9 @@ def notes(claim: Claim) -> list[str]:
             parts.append(f"CV {figure.cv:.1%}")
         if parts:
             said.append(f"{figure.name}: {', '.join(parts)}")
-    shown = {key: value for key, value in claim.settings.items() if key != "sweep"}
-    return said + ([", ".join(f"{key} {value}" for key, value in shown.items())] if shown else [])
+    shown = [f"{key} {number(value) if isinstance(value, int | float) else value}"
+             for key, value in claim.settings.items() if key != "sweep"]
+    return said + ([", ".join(shown)] if shown else [])
 
 
 def sweep(claim: Claim) -> list[tuple[str, list[str]]]:
@@ -94,5 +94,6 @@ def sweep(claim: Claim) -> list[tuple[str, list[str]]]:
 
 def machine(values: dict) -> str:
     """`Intel Xeon …, 2 cores, 2 threads`"""
-    names = {"cores": "{} cores", "threads": "{} threads"}
-    return ", ".join(names.get(key, "{}").format(values[key]) for key in MACHINE if values.get(key))
+    counts = {key: f"{values[key]} {key if values[key] > 1 else key[:-1]}" for key in ("cores", "threads")
+              if values.get(key)}
+    return ", ".join([values[key] for key in ("cpu", "gpu") if values.get(key)] + list(counts.values()))
