@@ -1,12 +1,14 @@
-"""Runs the proofs of one project, each in a child forked from this process, which has run no operation.
+"""Runs the proofs of one project, each in a child forked from a process that has run no operation yet.
 
 `python -m common.nursery PLAN` is started by `common/proofs.py` in a shadow tree. A child begins with all
 imported that takes seconds, so that a proof costs a fraction of one. No operation runs before the fork: a
 child of a process whose thread pool has started waits for those threads for ever. Where there is no safe fork
 (macOS, Windows) children are spawned: the same proofs, slower. PLAN is JSON:
 
-    {"imports": [[module, [names]], …], "jobs": [{"lay": {place: path of what lies there}, "tests": [id, …],
-     "report": path, "seconds": limit, "options": [pytest's], "log": path}, …]}
+    {"roots": [tree, …],  one worker for each, so that no two proofs lay files over the same tree
+     "imports": [[module, [name, …]], …],
+     "jobs": [{"lay": {place: path of what lies there}, "tests": [id, …], "report": path, "log": path,
+               "seconds": limit, "options": [pytest's, …]}, …]}
 """
 
 import gc
@@ -23,18 +25,33 @@ from pathlib import Path
 
 from common import recorder
 
+METHOD = multiprocessing.get_context("fork" if sys.platform == "linux" else "spawn")
 
-def main(plan: Path) -> None:
-    """Import once, then run one job after the other: each lays its own files over the one tree."""
-    sys.dont_write_bytecode = True  # two versions of a file, equal in size and second, would share one .pyc
+
+def main(plan: Path) -> int:
+    """Import once, then share the jobs out among one worker for each root; 0 if each came to its end."""
     values = json.loads(plan.read_text(encoding="utf-8"))
-    context = multiprocessing.get_context("fork" if sys.platform == "linux" else "spawn")
     for module, names in values["imports"]:
         preload(module, names)
     gc.freeze()  # pytest collects garbage at its end, and would walk through all of torch
-    for job in values["jobs"]:
+    roots, jobs = values["roots"], values["jobs"]
+    shares = [(root, jobs[i :: len(roots)]) for i, root in enumerate(roots)]
+    workers = [METHOD.Process(target=work, args=share) for share in shares]
+    for worker in workers:
+        worker.start()
+    for worker in workers:
+        worker.join()
+    return max(abs(worker.exitcode) for worker in workers)
+
+
+def work(root: str, jobs: list[dict]) -> None:
+    """Job after job: its files are laid over the tree, its tests run in a child, the tree is mended."""
+    os.chdir(root)
+    sys.path[0] = root
+    sys.dont_write_bytecode = True  # two versions of a file, equal in size and second, would share one .pyc
+    for job in jobs:
         with laid(job["lay"]):
-            child = context.Process(target=prove, args=(job,))
+            child = METHOD.Process(target=prove, args=(job,))
             child.start()
             child.join(job["seconds"])
             end(child)
@@ -84,4 +101,4 @@ def end(child: multiprocessing.Process) -> None:
 
 
 if __name__ == "__main__":
-    main(Path(sys.argv[1]))
+    sys.exit(main(Path(sys.argv[1])))

@@ -15,10 +15,10 @@ import ast
 import json
 import subprocess
 import sys
-import tempfile
 from collections.abc import Iterable
 from dataclasses import dataclass, field
 from pathlib import Path
+from tempfile import TemporaryDirectory
 
 from common import lesson, shadow, stubs
 from common.cli import launch
@@ -122,22 +122,18 @@ def prove_wrong(place: str | Path, wrongs: Iterable[Path], tests: Iterable[str],
 
 def run(root: Path, proofs: list[Proof]) -> list[tuple[Proof, str]]:
     """Run the proofs in children of one nursery; those that do not hold, and why."""
-    with shadow.tree(root) as target, tempfile.TemporaryDirectory(prefix="thirty-proofs-") as folder:
-        plan = {"imports": libraries(root, proofs), "jobs": [job(proof, Path(folder) / str(i))
-                                                            for i, proof in enumerate(proofs)]}  # fmt: skip
-        (Path(folder) / "plan.json").write_text(json.dumps(plan), encoding="utf-8")
-        env = launch.environment(target, ENVIRONMENT)
-        command = [sys.executable, "-c", launch.BOOT, str(target), "common.nursery", f"{folder}/plan.json"]
-        done = subprocess.run(
-            command, cwd=target, env=env, stdin=subprocess.DEVNULL, capture_output=True, text=True
-        )
+    with shadow.tree(root) as one, shadow.tree(root) as two, TemporaryDirectory(prefix="thirty-") as at:
+        jobs = [job(proof, Path(at) / str(i)) for i, proof in enumerate(proofs)]
+        plan = {"roots": [str(one), str(two)], "imports": libraries(root, proofs), "jobs": jobs}
+        (Path(at) / "plan.json").write_text(json.dumps(plan), encoding="utf-8")
+        command = [sys.executable, "-c", launch.BOOT, str(one), "common.nursery", f"{at}/plan.json"]
+        env = launch.environment(one, ENVIRONMENT)
+        done = subprocess.run(command, cwd=one, env=env, stdin=subprocess.DEVNULL, capture_output=True,
+                              encoding="utf-8", errors="replace")  # fmt: skip
         assert done.returncode == 0, f"the proofs could not run:\n{done.stderr[-2000:]}"
-        outcomes = [outcome(Path(folder) / str(i)) for i in range(len(proofs))]
-    return [
-        (proof, why)
-        for proof, result in zip(proofs, outcomes, strict=True)
-        if (why := verdict(proof, result))
-    ]
+        outcomes = [outcome(Path(at) / str(i)) for i in range(len(proofs))]
+    verdicts = map(verdict, proofs, outcomes)
+    return [(proof, why) for proof, why in zip(proofs, verdicts, strict=True) if why]
 
 
 def job(proof: Proof, folder: Path) -> dict:
@@ -172,39 +168,38 @@ def outcome(folder: Path) -> Outcome:
 
 
 def verdict(proof: Proof, result: Outcome) -> str:
-    """ "" where the proof holds, else why it does not."""
+    """Why a proof does not hold; empty where it does."""
+    names = ", ".join(test.rpartition("::")[2] for test in proof.tests)
     if not result.finished:
-        return f"its tests did not come to an end; the log ends:\n{result.log}"
+        return f"its tests ({names}) did not come to an end; the log ends:\n{result.log}"
     if proof.must == "pass":
-        never = [
-            test for test in proof.tests if "::" in test and test not in result.passed
-        ] or not result.passed
-        failed = [f"{test}: {message}" for test, (_, message) in result.failures.items()]
-        return "; ".join(failed) or (f"no test passed of {never}" if never else "")
-    blind = [kind for kind, _ in result.failures.values() if kind in NOT_A_CATCH]
-    if blind or not result.failures:
-        reason = f"fails by {blind[0]}, which proves nothing" if blind else "passes all its tests"
-        return f"{reason} ({', '.join(test.rpartition('::')[2] for test in proof.tests)})"
-    green = set(proof.tests) - {function_of(test) for test in result.failures}
-    return (
-        f"{', '.join(sorted(green))} passes on it, so it does not judge it"
-        if green and proof.must == "fail"
-        else ""
-    )
+        never = [test for test in proof.tests if "::" in test and test not in result.passed]
+        problems = [f"{test}: {message}" for test, (_, message) in result.failures.items()]
+        return "; ".join(problems or [f"{test} never passed" for test in never])
+    if not result.failures:
+        return f"passes all its tests ({names})"
+    if blind := [kind for kind, _ in result.failures.values() if kind in NOT_A_CATCH]:
+        return f"fails by {blind[0]}, which proves nothing ({names})"
+    green = {test for test in proof.tests if "::" in test} - {function_of(test) for test in result.failures}
+    judges = proof.must == "catch" or not green
+    return "" if judges else f"{', '.join(sorted(green))} passes on it, so it does not judge it"
 
 
 def libraries(root: Path, proofs: list[Proof]) -> list[tuple[str, list[str]]]:
-    """What the nursery imports for all: [(module, names taken from it)] of the test files' first lines, and
-    torch.
+    """What the nursery imports for all: (module, names taken from it) at the top of tests and sources.
 
     Nothing of the folder in which a proof lays a file: each child must import that for itself.
     """
     laid = {proof.place.partition("/")[0] for proof in proofs if proof.place}
-    found = [("torch", []), ("torch.distributed.tensor", [])]  # assert_close imports the second, in 0.8 s
-    for path in dict.fromkeys(root / test.partition("::")[0] for proof in proofs for test in proof.tests):
+    files = {proof.place for proof in proofs if proof.place}
+    files |= {test.partition("::")[0] for proof in proofs for test in proof.tests}
+    found: list[tuple[str, list[str]]] = []
+    for path in (root / name for name in sorted(files)):
         for node in ast.parse(path.read_bytes()).body:
             if isinstance(node, ast.Import):
                 found += [(alias.name, []) for alias in node.names]
             elif isinstance(node, ast.ImportFrom) and node.module:
                 found.append((node.module, [alias.name for alias in node.names]))
+    if any(module.partition(".")[0] == "torch" for module, _ in found):
+        found.append(("torch.distributed.tensor", []))  # torch.testing's assert_close imports it, in 0.8 s
     return [(module, names) for module, names in found if module.partition(".")[0] not in laid]

@@ -132,7 +132,8 @@ def to_write(path: Path, wanted: tuple[str, ...]) -> tuple[str, ...]:
     try:
         found = {function.name: function for function in stubs.functions(path.read_bytes())}
     except SyntaxError as error:
-        raise UserError(f"{path}, line {error.lineno}: Python cannot read this: {error.msg}") from None
+        at = f", line {error.lineno}" if error.lineno else ""
+        raise UserError(f"{path}{at}: Python cannot read this: {error.msg}") from None
     except ValueError as error:
         raise UserError(f"{path}: Python cannot read this: {error}") from None
     for name in wanted:

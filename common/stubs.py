@@ -15,19 +15,20 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True)
 class Function:
-    """A function of a file: its name, its lines (counted from 1, the last included), and what it is made of.
+    """A function of a file: its name, its first and last line (counted from 1), and what a stub needs of it.
 
-    `head` ends the signature, `body` ends the part that a stub keeps (signature and docstring), both as
-    (line, column in bytes). `marked`: it carries `@exercise`. `empty`: its body is nothing, or only raises
-    NotImplementedError.
+    `kept`: where the part ends that a stub keeps, signature and docstring, as (line, column in bytes).
+    `margin`: what stands before each line of its body. `inline`: signature and docstring share a line.
+    `marked`: it carries `@exercise`. `empty`: its body is nothing, or only raises NotImplementedError.
     """
 
     name: str
     first: int
-    head: tuple[int, int]
-    body: tuple[int, int]
+    kept: tuple[int, int]
     last: int
     indent: int
+    margin: bytes
+    inline: bool
     marked: bool
     empty: bool
     docstring: str
@@ -70,15 +71,21 @@ def is_mark(decorator: ast.expr) -> bool:
 
 def measure(name: str, node: ast.FunctionDef | ast.AsyncFunctionDef, lines: list[bytes]) -> Function:
     """Where a function's parts lie."""
-    docstring = ast.get_docstring(node, clean=True)
+    docstring, head, first = ast.get_docstring(node), end_of_signature(node, lines), node.body[0]
     rest = node.body if docstring is None else node.body[1:]
-    head = end_of_signature(node, lines)
-    body = head if docstring is None else (node.body[0].end_lineno, node.body[0].end_col_offset)
+    margin = lines[first.lineno - 1][: first.col_offset]
     return Function(
-        name=name, first=node.lineno, head=head, body=body, last=with_last_comments(node, lines),
-        indent=node.col_offset, marked=any(is_mark(decorator) for decorator in node.decorator_list),
-        empty=all(says_nothing(statement) for statement in rest), docstring=docstring or "",
-    )  # fmt: skip
+        name=name,
+        first=node.lineno,
+        kept=head if docstring is None else (first.end_lineno, first.end_col_offset),
+        last=with_last_comments(node, lines),
+        indent=node.col_offset,
+        margin=lines[node.lineno - 1][: node.col_offset] + b"    " if margin.strip() else margin,
+        inline=docstring is not None and first.lineno == head[0],
+        marked=any(is_mark(decorator) for decorator in node.decorator_list),
+        empty=all(says_nothing(statement) for statement in rest),
+        docstring=docstring or "",
+    )
 
 
 def says_nothing(statement: ast.stmt) -> bool:
@@ -123,23 +130,26 @@ def stub(source: bytes, hint: str, names: Iterable[str] | None = None) -> bytes:
     A body becomes its docstring and `raise NotImplementedError("write NAME: …")`; `hint` is what follows the
     colon, with {name} for the function's name.
     """
-    lines, found = source.splitlines(keepends=True), marked(source)
-    chosen = list(found.values()) if names is None else [found[name] for name in names]
+    found = marked(source)
+    return cut(source, found.values() if names is None else [found[name] for name in names], hint)
+
+
+def cut(source: bytes, chosen: Iterable[Function], hint: str) -> bytes:
+    """The file with the bodies of these functions gone."""
+    lines = source.splitlines(keepends=True)
     for function in sorted(chosen, key=lambda f: f.first, reverse=True):
         message = f"write {function.name}: {hint.format(name=function.name)}"
-        raises = f'{" " * (function.indent + 4)}raise NotImplementedError("{message}")'
-        lines[function.body[0] - 1 : function.last] = [
-            kept(function, lines),
-            raises.encode() + newline(lines),
-        ]
+        raises = f'raise NotImplementedError("{message}")'.encode()
+        line, column = function.kept
+        behind = lines[line - 1][column:].strip()
+        if function.inline:  # a suite on one line goes on behind a semicolon
+            new = lines[line - 1][:column] + b"; " + raises
+        elif not behind or behind.startswith(b"#"):
+            new = lines[line - 1] + function.margin + raises
+        else:
+            new = lines[line - 1][:column] + newline(lines) + function.margin + raises
+        lines[line - 1 : function.last] = [new + newline(lines)]
     return b"".join(lines)
-
-
-def kept(function: Function, lines: list[bytes]) -> bytes:
-    """The line on which the kept part ends, with a comment behind it, without a statement behind it."""
-    line, column = lines[function.body[0] - 1], function.body[1]
-    behind = line[column:].strip()
-    return line if not behind or behind.startswith(b"#") else line[:column].rstrip() + newline(lines)
 
 
 def newline(lines: list[bytes]) -> bytes:

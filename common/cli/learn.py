@@ -138,7 +138,7 @@ def of(project: str) -> Card:
     """The project's card; UserError where it has no exercises, or inside a shadow tree."""
     if (paths.ROOT / ".shadow.json").exists():
         raise UserError("start, check, hint and solution work on your files as it is: leave out --mine")
-    card = cards.find(project)
+    card = cards.find(project, paths.ROOT)
     if not lesson.exercises(card.folder):
         raise UserError(f"project {card.number} has no exercises yet; see `thirty list`")
     return card

@@ -1,0 +1,1 @@
+"""It stands on project 99."""

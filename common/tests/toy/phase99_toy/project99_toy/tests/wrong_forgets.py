@@ -1,0 +1,6 @@
+"""Returns the number instead of the total."""
+
+
+class Counter:
+    def add(self, number):
+        return Total(number)
