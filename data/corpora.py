@@ -237,33 +237,30 @@ def own(part: Part) -> Path | None:
 
 def locate(part: Part, corpus: Corpus, say) -> Path:
     """This file in $THIRTY_DATA or in the cache, else freshly fetched; Absent if it cannot be had."""
-    target = cache() / part.file
     if file := own(part):
         return file
-    if target.exists() and not damaged(target, part, say):
-        return target
-    if os.environ.get("THIRTY_OFFLINE"):
-        raise Absent(part.file, "THIRTY_OFFLINE is set")
-    try:
-        download(part.addresses, target, sha256=part.sha256, say=say)
-    except Unreachable as why:
-        raise Absent(part.file, str(why)) from why
-    damaged(target, part, say)  # writes down the digest of a file whose digest nobody knew
-    say(f"fetched {part.file}, {target.stat().st_size / MB:.1f} MB (licence: {corpus.licence})")
+    target = cache() / part.file
+    note = target.with_name(f"{target.name}.sha256")  # as `sha256sum --check` reads it
+    expected = part.sha256 or (note.read_text(encoding="ascii").split()[0] if note.exists() else None)
+    if target.exists() and expected not in (None, digest(target)):
+        say(f"{target} is damaged (its sha256 has changed): deleted")
+        target.unlink()
+    if not target.exists():
+        fetch(part, corpus, target, expected, say)
+    if expected is None:
+        write(note, [f"{digest(target)}  {target.name}\n"])
     return target
 
 
-def damaged(file: Path, part: Part, say) -> bool:
-    """True, and the file deleted, where its digest is not that of the table, or of its first download."""
-    note, found = file.with_name(f"{file.name}.sha256"), digest(file)
-    expected = part.sha256 or (note.read_text(encoding="ascii").split()[0] if note.exists() else None)
-    if expected is None:
-        write(note, [f"{found}  {file.name}\n"])  # as `sha256sum --check` reads it
-    elif found != expected:
-        say(f"{file} is damaged (its sha256 has changed): deleted")
-        file.unlink()
-        return True
-    return False
+def fetch(part: Part, corpus: Corpus, target: Path, expected: str | None, say) -> None:
+    """Download one file into the cache; Absent where no address gives it."""
+    if os.environ.get("THIRTY_OFFLINE"):
+        raise Absent(part.file, "THIRTY_OFFLINE is set")
+    try:
+        download(part.addresses, target, sha256=expected, say=say)
+    except Unreachable as why:
+        raise Absent(part.file, str(why)) from why
+    say(f"fetched {part.file}, {target.stat().st_size / MB:.1f} MB (licence: {corpus.licence})")
 
 
 def built(corpus: Corpus) -> Path:

@@ -28,15 +28,20 @@ def pieces(file: Path) -> Iterator[str]:
 
 
 def records(file: Path) -> Iterator[dict]:
-    """The rows of one JSON or Parquet file."""
+    """The rows of one JSON or Parquet file; UserError where it is not one."""
+    if file.suffix == ".txt":
+        raise UserError(f"{file.name} holds text, not rows: it is read by `load`")
     if file.suffix == ".json":
-        yield from json.loads(file.read_text(encoding="utf-8"))
-        return
+        try:
+            yield from json.loads(file.read_text(encoding="utf-8"))
+            return
+        except ValueError as error:
+            raise UserError(f"{file} is not JSON ({error}): replace it") from error
     try:
-        from pyarrow.parquet import ParquetFile
+        import pyarrow.parquet as parquet
     except ImportError as error:
         raise UserError(f"{file.name} is Parquet, which pyarrow reads: install the extra `hub`") from error
-    for batch in ParquetFile(file).iter_batches():
+    for batch in parquet.ParquetFile(file).iter_batches():
         yield from batch.to_pylist()
 
 
@@ -63,7 +68,8 @@ def whole(target: Path) -> Iterator[BinaryIO]:
         raise UserError(f"cannot write {target} ({error.strerror or error}): make room there, or choose "
                         "another folder by THIRTY_HOME") from error
     finally:
-        temporary.unlink(missing_ok=True)
+        if temporary.exists():
+            temporary.unlink()
 
 
 def digest(file: Path) -> str:

@@ -27,7 +27,7 @@ UNDERLINE = re.compile(r"\s*([*=\-~^\"+#_.])\1{2,}\s*")
 ITEM = re.compile(r"\s*(?:[-*+o]|\(?\d{1,2}[.)]|\S+\s+--?|[:@]\w+.*?:|[A-Z]\w+:)\s")
 MARKUP = (
     (re.compile(r"(?::\w+)+:`~?([^`<]+?)(?:\s*<[^>]*>)?`"), r"\1"),    # :class:`~a.b` -> a.b
-    (re.compile(r"`{1,2}([^`]+)`{1,2}_{0,2}|`([^`']+)'"), r"\1\2"),    # ``code``, `code', `link`_
+    (re.compile(r"``([^`]+)``|`([^`']+)'(?!\w)|`([^`]+)`_{0,2}"), r"\1\2\3"),    # ``code``, `code', `link`_
     (re.compile(r"(?<![\w*])\*{1,2}([^\s*](?:[^*]*[^\s*])?)\*{1,2}(?![\w*])"), r"\1"),    # *word*, **word**
     (re.compile(r"\s*\[\d+\]"), ""),                                   # footnotes
     (re.compile(r"(?<=\w)-\n\s*(?=\w)"), "-"),                         # a compound word cut at its hyphen

@@ -24,6 +24,7 @@ PIECE = 1 << 20  # characters
 LINE = 1 << 24  # characters: a longer line of JSON Lines is refused
 IN_MEMORY = 1 << 26  # bytes: a larger file of a format that is held whole is refused
 HEAD = 4096  # bytes that tell what a file is
+UTF16 = (b"\xff\xfe", b"\xfe\xff")  # its marks
 
 
 @dataclass(frozen=True)
@@ -55,7 +56,7 @@ class Unreadable(Exception):
 
 
 class Missing(Unreadable):
-    """A whole format cannot be read here: said once, not once a file."""
+    """A whole format cannot be read here: this is said once, not once a file."""
 
 
 def read_folder(path: Path, *, say: Callable[[str], None] = print, on_error: str = "skip",
@@ -79,7 +80,7 @@ def read_folder(path: Path, *, say: Callable[[str], None] = print, on_error: str
                 raise UserError(f"{line}; mend or remove {file.name}, or let such files be skipped") from why
             if line not in said:
                 say(f"skipped {line}")
-            said.add(line)
+                said.add(line)
     if not found:
         raise UserError(f"no file in {path} has readable text: give text, Markdown, HTML, code, JSON or PDF")
 
@@ -101,8 +102,7 @@ def files(path: Path) -> Iterator[Path]:
 def read_file(file: Path, readers: tuple[Reader, ...]) -> Iterator[Document]:
     """The texts of one file; Unreadable, whatever is wrong with it."""
     try:
-        reader = choose(file, readers)
-        size, found = file.stat().st_size, False
+        reader, size, found = choose(file, readers), file.stat().st_size, False
         if reader.limit and size > reader.limit:
             raise Unreadable(f"{size / 1e6:,.0f} MB of {reader.kind}, which is read whole; "
                              f"the limit is {reader.limit / 1e6:,.0f} MB")
@@ -125,9 +125,9 @@ def choose(file: Path, readers: tuple[Reader, ...]) -> Reader:
         head = source.read(HEAD)
     if not head:
         raise Unreadable("is empty")
-    start = head.removeprefix(b"\xef\xbb\xbf").lstrip().lower()
+    start, suffix = head.removeprefix(b"\xef\xbb\xbf").lstrip().lower(), file.suffix.lower()
     by_content = (reader for reader in readers if start.startswith(reader.starts))
-    by_suffix = (reader for reader in readers if file.suffix.lower() in reader.suffixes)
+    by_suffix = (reader for reader in readers if suffix in reader.suffixes)
     reader = next(by_content, None) or next(by_suffix, TEXT)
     if not reader.binary and b"\0" in head and not head.startswith(UTF16):
         raise Unreadable("is binary, of no format known here")
@@ -139,10 +139,11 @@ def read_text(file: Path, encoding: str | None = None) -> Iterator[str]:
     with open_text(file, encoding) as source:
         rest = ""
         while piece := source.read(PIECE):
-            whole, newline, rest = (rest + piece).rpartition("\n")
-            if newline or len(rest) >= PIECE:
-                yield whole + newline or rest
-                rest = rest if newline else ""
+            rest += piece
+            if len(rest) >= PIECE:
+                end = rest.rfind("\n") + 1 or len(rest)
+                yield rest[:end]
+                rest = rest[end:]
         yield rest
 
 
@@ -160,8 +161,8 @@ def read_html(file: Path) -> Iterator[str]:
     page = Page()
     try:
         for piece in read_text(file, charset and charset[1].decode()):
+            yield page.take()  # of the piece before
             page.feed(piece)
-            yield page.take()
         page.close()
         yield page.take()
     except LookupError as error:
@@ -172,8 +173,7 @@ class Page(HTMLParser):
     """Collects the text of a page that is fed in pieces; a block of the page is a line of the text."""
 
     SILENT = frozenset(("script", "style", "template", "svg", "noscript"))
-    INLINE = frozenset(("a", "abbr", "b", "cite", "code", "em", "i", "kbd", "mark", "q", "s", "small", "span",
-                        "strong", "sub", "sup", "u", "var"))
+    INLINE = frozenset(("a", "b", "code", "em", "i", "kbd", "q", "small", "span", "strong", "sub", "sup"))
 
     def __init__(self):
         super().__init__()
@@ -185,7 +185,7 @@ class Page(HTMLParser):
         self.parts.append("" if tag in self.INLINE else "\n")
 
     def handle_endtag(self, tag):
-        self.silent -= tag in self.SILENT and self.silent > 0
+        self.silent = max(0, self.silent - (tag in self.SILENT))
         self.parts.append("" if tag in self.INLINE else "\n")
 
     def handle_data(self, data):
@@ -239,16 +239,15 @@ def read_pdf(file: Path) -> Iterator[str]:
         import pypdf
     except ImportError as error:
         raise Missing("every PDF: pypdf is not installed (it is in the extra `ui`)") from error
-    found = False
+    letters = 0
     with broken_pdf(), file.open("rb") as source:
         pdf = pypdf.PdfReader(source)
         if pdf.is_encrypted and not pdf.decrypt(""):
             raise Unreadable("encrypted PDF: save it without its password")
         for page in pdf.pages:
-            text = page.extract_text()
-            found = found or bool(text.strip())
-            yield text
-        if not found:
+            yield (text := page.extract_text())
+            letters += len(text.strip())
+        if not letters:
             raise Unreadable(f"PDF without text on its {len(pdf.pages)} pages: scanned, so it needs OCR")
 
 
@@ -277,17 +276,16 @@ def read_image(file: Path) -> Iterator[str]:
     except subprocess.TimeoutExpired as error:
         raise Unreadable("tesseract needed more than two minutes") from error
     if seen.returncode:
-        reason = seen.stderr.decode(errors="replace").strip().splitlines()
-        raise Unreadable(f"broken picture ({reason[-1] if reason else 'tesseract failed'})")
+        reason = seen.stderr.decode(errors="replace").strip().rpartition("\n")[2]
+        raise Unreadable(f"broken picture ({reason or 'tesseract failed'})")
     yield seen.stdout.decode("utf-8", errors="replace")
 
 
-UTF16 = (b"\xff\xfe", b"\xfe\xff")
 IMAGES = (b"\x89png", b"\xff\xd8\xff", b"gif8", b"ii*\0", b"mm\0*", b"riff")
 LANGUAGES = {
-    "python": (".py", ".pyi"), "c": (".c", ".h"), "c++": (".cc", ".cpp", ".hpp"), "cuda": (".cu", ".cuh"),
-    "java": (".java",), "javascript": (".js", ".mjs"), "typescript": (".ts", ".tsx"), "rust": (".rs",),
-    "go": (".go",), "ruby": (".rb",), "shell": (".sh", ".bash"), "sql": (".sql",),
+    "python": (".py",), "c": (".c", ".h"), "c++": (".cc", ".cpp", ".hpp"), "cuda": (".cu", ".cuh"),
+    "java": (".java",), "javascript": (".js",), "typescript": (".ts",), "rust": (".rs",), "go": (".go",),
+    "ruby": (".rb",), "shell": (".sh",), "sql": (".sql",),
 }
 TEXT = Reader("text", (".txt", ".text", ".rst", ".tex", ".log", ".csv", ".tsv"), read_text)
 READERS = (

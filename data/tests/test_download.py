@@ -1,4 +1,4 @@
-"""Downloads from a server on this machine that breaks off, lies, dawdles, changes its mind, or is not there."""
+"""Downloads from a server on this machine that breaks off, lies, dawdles, changes or is not there."""
 
 import hashlib
 import os
@@ -178,7 +178,7 @@ def test_no_server_and_no_file_on_the_server(serve, tmp_path):
     gone = serve()
     gone.shutdown()
     gone.server_close()
-    with pytest.raises(Unreachable, match="no answer from 127.0.0.1"):
+    with pytest.raises(Unreachable, match=r"no answer from 127.0.0.1"):
         fetch(gone, tmp_path / "file")
     missing = serve(status=404)
     with pytest.raises(Unreachable, match="HTTP 404"):
@@ -188,14 +188,14 @@ def test_no_server_and_no_file_on_the_server(serve, tmp_path):
 
 def test_a_folder_that_cannot_be_written_is_one_line(serve, tmp_path):
     (tmp_path / "taken").write_text("a file where a folder should be")
-    with pytest.raises(UserError, match="cannot write .* THIRTY_HOME"):
+    with pytest.raises(UserError, match=r"cannot write .* THIRTY_HOME"):
         fetch(serve(), tmp_path / "taken" / "file")
 
 
 @pytest.mark.skipif(not Path("/dev/full").exists(), reason="needs /dev/full")
 def test_a_full_disk_is_one_line(serve, tmp_path):
     (tmp_path / "file.part").symlink_to("/dev/full")
-    with pytest.raises(UserError, match="No space left"):
+    with pytest.raises(UserError, match=r"No space left"):
         fetch(serve(), tmp_path / "file")
     assert not (tmp_path / "file").exists()
 
