@@ -68,15 +68,16 @@ def _why(path: Path, error: Exception) -> str:
         start = file.read(4)
     if start == b"PK\x03\x04" or start[:1] == b"\x80":
         return "it is a pickle, which may run code when it is loaded, and so never is; start a new run"
-    reason = str(error).split("\n")[0]
+    reason = str(error).split("\n")[0][:100]
     return f"it is truncated or corrupt ({reason}); restore a copy, or start a new run"
 
 
 def _checksum(text: str, tensors: Mapping[str, Tensor]) -> int:
     """For a flipped bit, which safetensors does not notice."""
     crc = zlib.crc32(text.encode())
-    for name in sorted(tensors):
-        crc = zlib.crc32(tensors[name].reshape(-1).view(torch.uint8).numpy(), crc)
+    for name, tensor in sorted(tensors.items()):
+        crc = zlib.crc32(f"{name} {tensor.dtype} {tuple(tensor.shape)}".encode(), crc)
+        crc = zlib.crc32(tensor.reshape(-1).view(torch.uint8).numpy(), crc)
     return crc
 
 

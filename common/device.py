@@ -3,11 +3,13 @@ import ctypes
 import os
 import platform
 import random
+import re
 import subprocess
 import sys
 import time
 import warnings
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 
 import numpy as np
@@ -16,10 +18,12 @@ from torch import nn
 
 from common.errors import UserError
 
+KINDS = ("cpu", "cuda", "mps")
+
 # Dense peaks in TFLOP/s from the vendors' data sheets: name, 16-bit, float32 without TF32. First match wins.
-PEAKS = (("H200", 989.4, 66.9), ("H100 PCIe", 756.0, 51.2), ("H100 NVL", 835.0, 60.0), ("H100", 989.4, 66.9),
-         ("B200", 2250.0, 75.0), ("A100", 312.0, 19.5), ("A30", 165.0, 10.3), ("A10", 125.0, 31.2),
-         ("L40S", 362.0, 91.6), ("L4", 121.0, 30.3), ("T4", 65.0, 8.1), ("V100", 125.0, 15.7),
+PEAKS = (("B200", 2250.0, 75.0), ("H200 NVL", 835.0, 60.0), ("H200", 989.4, 66.9), ("H100 NVL", 835.0, 60.0),
+         ("H100 PCIe", 756.0, 51.2), ("H100", 989.4, 66.9), ("A100", 312.0, 19.5), ("A30", 165.0, 10.3),
+         ("L40S", 362.0, 91.6), ("L4", 121.0, 30.3), ("V100", 125.0, 15.7), ("T4", 65.0, 8.1),
          ("RTX 4090", 165.2, 82.6), ("RTX 3090", 71.0, 35.6))
 
 
@@ -31,6 +35,8 @@ def pick(name: str = "auto") -> torch.device:
     UserError when the one asked for does not work.
     """
     if name != "auto":
+        if name.split(":")[0] not in KINDS:
+            raise UserError(f"there is no device {name!r}: choose one of auto, {', '.join(KINDS)}")
         if why := probe(name):
             raise UserError(f"the device {name!r} does not work here: {why}; choose another, or auto")
         return torch.device(name)
@@ -103,6 +109,16 @@ def set_rng_state(state: Mapping, device: torch.device) -> None:
         getattr(torch, device.type).set_rng_state(state["device"])
 
 
+@contextmanager
+def same_draws(device: torch.device) -> Iterator[None]:
+    """What is drawn inside does not show: every generator leaves as it came. (Even an import may draw.)"""
+    before = rng_state(device)
+    try:
+        yield
+    finally:
+        set_rng_state(before, device)
+
+
 # ---- memory and load ----
 
 def peak_memory(device: torch.device) -> int:
@@ -118,7 +134,7 @@ def peak_memory(device: torch.device) -> int:
         lines = dict(line.split(":", 1) for line in status.read_text().splitlines())
         return int(lines["VmHWM"].split()[0]) * 1024
     import resource
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss     # bytes on macOS
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin" else 1024)
 
 
 def reset_peak(device: torch.device) -> bool:
@@ -239,7 +255,7 @@ def peak_flops(device: torch.device, dtype: torch.dtype = torch.float32) -> tupl
     if device.type == "cuda":
         name = torch.cuda.get_device_name(device)
         for card, half, single in PEAKS:
-            if card in name:
+            if re.search(rf"\b{card}\b", name) and "Laptop" not in name:
                 return (single if dtype == torch.float32 else half) * 1e12, f"data sheet of the {card}"
     return gemm_ceiling(device, dtype), "measured matrix product"
 

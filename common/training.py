@@ -23,7 +23,7 @@ from torch.nn.utils import clip_grads_with_norm_, get_total_norm
 from torch.optim import Optimizer
 
 from common import checkpoint
-from common.device import rng_state, set_rng_state
+from common.device import rng_state, same_draws, set_rng_state
 from common.errors import UserError
 from common.process import Stop, first_of, of_all, on_first, rank, several, world_size
 from common.progress import Clock, History, Report
@@ -48,13 +48,16 @@ def train(objective: nn.Module, batch_at: Callable[[int], Any], config: TrainCon
     """
     folder, say = Path(folder), say if rank() == 0 else _silent
     saved = on_first(lambda: claim(folder, config, resume, say))
+    draws = rng_state(next(objective.parameters()).device)
     loop = Loop(objective, batch_at, config, folder, optimizer or adamw)
     if saved:
-        loop.restore()
+        draws = loop.restore()
     with loop.disk():
         loop.report = Report(folder / METRICS if rank() == 0 else None, loop.step, config.steps, say)
+    loop.report.history = first_of(loop.report.history)
     try:
         loop.report.track(tracker, asdict(config))
+        set_rng_state(draws, loop.device)        # whatever was built or imported up to here may have drawn
         with Stop() as stop:
             loop.run(evaluate, on_eval, stop)
     finally:
@@ -193,7 +196,7 @@ class Loop:
         row = {"step": self.step, "loss": self.last.loss, "lr": self.last.rate, "grad_norm": self.last.norm,
                "tokens": self.tokens, "tokens_per_s": (self.tokens - tokens) / (seconds - since),
                "seconds": seconds}
-        with self.disk():
+        with self.disk(), same_draws(self.device):
             self.report.train(row)
 
     def evaluation(self, evaluate: Callable, on_eval: Callable | None) -> None:
@@ -222,25 +225,29 @@ class Loop:
                 "weights": checkpoint.weights(self.objective),
                 "optimizers": [checkpoint.optimizer_state(each, self.objective) for each in self.optimizers],
                 "rng": of_all(rng_state(self.device)), "step": self.step, "tokens": self.tokens,
-                "seconds": self.clock.seconds, "mark": self.mark, "best": self.best})
+                "seconds": self.clock.seconds, "mark": self.mark, "best": self.best, "last": list(self.last)})
         self.saved = self.step
 
     def write(self, name: str, state: dict) -> None:
         if rank() == 0:
-            with self.disk():
+            with self.disk(), same_draws(self.device):
                 checkpoint.write(self.folder / name, state)
 
-    def restore(self) -> None:
-        """Put everything back as `save` found it. UserError if it does not fit."""
+    def restore(self) -> dict:
+        """Put everything back as `save` found it, but for the random generators, whose state it returns.
+
+        UserError if it does not fit.
+        """
         state = checkpoint.read(self.folder / LAST)
         if len(state["rng"]) != world_size():
             raise UserError(f"the run in {self.folder} was made by {len(state['rng'])} processes and cannot "
                             f"go on exactly with {world_size()}: start it with as many, or start a new run")
         checkpoint.load_weights(self.objective, state["weights"])
         checkpoint.load_optimizers(self.optimizers, self.objective, state["optimizers"])
-        set_rng_state(state["rng"][rank()], self.device)
         self.step, self.tokens, self.best = state["step"], state["tokens"], state["best"]
         self.saved, self.mark, self.clock = self.step, state["mark"], Clock(state["seconds"])
+        self.last = Reading(*state["last"])._replace(stopping=False)
+        return state["rng"][rank()]
 
     # ---- how it ends before its time ----
 
@@ -269,15 +276,14 @@ class Loop:
 @contextmanager
 def evaluating(objective: nn.Module, device: torch.device) -> Iterator[None]:
     """Eval mode, no gradients; on leaving, each module's mode and every random generator are as before."""
-    modes, before = [(m, m.training) for m in objective.modules()], rng_state(device)
+    modes = [(module, module.training) for module in objective.modules()]
     objective.eval()
     try:
-        with torch.no_grad():
+        with torch.no_grad(), same_draws(device):
             yield
     finally:
         for module, mode in modes:
             module.training = mode
-        set_rng_state(before, device)
 
 
 def _exchange(objective: nn.Module, last: bool):
