@@ -301,8 +301,8 @@ def test_from_the_command_line_to_the_readme(tmp_path):
     env.pop("THIRTY_RIVALS", None)
 
     def thirty(*args):
-        done = subprocess.run([sys.executable, str(tmp_path / "common" / "cli"), *args], env=env, cwd=tmp_path,
-                              capture_output=True, text=True, encoding="utf-8")
+        command = [sys.executable, str(tmp_path / "common" / "cli"), *args]
+        done = subprocess.run(command, env=env, cwd=tmp_path, capture_output=True, encoding="utf-8")
         return done.returncode, done.stdout + done.stderr
 
     code, said = thirty("bench", "1", "--full")
