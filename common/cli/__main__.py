@@ -78,10 +78,10 @@ def dispatch(argv: list[str]) -> int | None:
         raise unknown("verb", verb, list(verbs()), also="; see `thirty --help`")
     name, about = verbs()[verb]
     module = __import__(f"common.cli.{name}", fromlist=[name])
-    if function := getattr(module, verb, None):
-        return function(rest)
+    if not (kind := getattr(module, verb.capitalize(), None)):
+        return getattr(module, verb)(rest)
     from common.cli.parse import parse
-    return parse(getattr(module, verb.capitalize()), rest, prog=f"thirty {verb}", description=about)()
+    return parse(kind, rest, prog=f"thirty {verb}", description=about)()
 
 
 def usage() -> None:

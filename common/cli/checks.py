@@ -13,6 +13,7 @@ from common.cli.launch import start
 from common.cli.paths import ROOT
 from common.errors import UserError
 
+NO_TESTS = 5  # pytest's exit code where nothing was selected
 LONGEST = 600.0  # seconds for one smoke test; it should take a few
 
 
@@ -22,28 +23,31 @@ class Test:
     """A project (8, kv_cache), a phase (phase3), common, data, tests, or all."""
     slow: bool = False
     """Also what takes minutes, and what needs a GPU where there is one."""
+    gpu: bool = False
+    """Only what needs a GPU."""
 
     def __call__(self) -> int:
         folders = places(self.what)
+        if folders == []:
+            print(f"{self.what} is not built yet: nothing to test")
+            return 0
         need(["dev"], "the tests")
         if find_spec("pytest") is None:
             raise UserError(f"the tests need pytest, which is not here: {command('dev')}")
         # Another -m replaces the one in pyproject.toml; an empty one selects everything.
-        selection = ["-m", ""] if self.slow else []
-        return start("pytest", ["-c", str(ROOT / "pyproject.toml"), *selection, *map(str, folders)], cwd=ROOT)
+        selection = ["-m", "gpu"] if self.gpu else ["-m", ""] if self.slow else []
+        args = ["-c", str(ROOT / "pyproject.toml"), *selection, *map(str, folders or [])]
+        code = start("pytest", args, cwd=ROOT)
+        return 0 if self.gpu and code == NO_TESTS else code
 
 
-def places(what: str) -> list[Path]:
-    """The folders whose tests `what` means; none for all, which pyproject.toml lists."""
+def places(what: str) -> list[Path] | None:
+    """The folders whose tests `what` means; None for all of them, as pyproject.toml lists them."""
     if what == "all":
-        return []
+        return None
     if what in ("common", "data", "tests"):
         return [ROOT / what]
-    chosen = phase(what) if what.startswith("phase") and "project" not in what else [find(what)]
-    folders = [card.folder for card in chosen if any(card.folder.glob("tests/test_*.py"))]
-    if not folders:
-        raise UserError(f"{what} has no tests, because it is not built yet; see `thirty list`")
-    return folders
+    return [card.folder for card in chosen(what) if any(card.folder.glob("tests/test_*.py"))]
 
 
 @dataclass(frozen=True)
@@ -54,24 +58,23 @@ class Smoke:
     """auto, cpu, cuda or mps: where the scripts compute."""
 
     def __call__(self) -> int:
-        results = [smoke(card, script, self.device) for card in chosen(self.what) for script in card.scripts]
+        cards = chosen(self.what)
+        if not any(card.scripts for card in cards):
+            print(f"{self.what} is not built yet: nothing to run")
+            return 0
+        results = [try_out(card, script, self.device) for card in cards for script in card.scripts]
         show(results)
         return 1 if any(code for *_, code, _ in results) else 0
 
 
 def chosen(what: str) -> list[Card]:
-    """The built projects that `what` means."""
+    """The projects that `what` means: all, a phase, or one."""
     if what == "all":
-        found = cards()
-    else:
-        found = phase(what) if what.startswith("phase") else [find(what)]
-    built = [card for card in found if card.scripts]
-    if not built:
-        raise UserError(f"{what} is not built yet; see `thirty list`")
-    return built
+        return cards()
+    return phase(what) if what.startswith("phase") and "project" not in what else [find(what)]
 
 
-def smoke(card: Card, script: str, device: str) -> tuple[str, str, float, int, str]:
+def try_out(card: Card, script: str, device: str) -> tuple[str, str, float, int, str]:
     """(project, script, seconds, exit code, last lines) of one smoke preset, run in a folder then removed."""
     print(f"{card.name} {script} …", flush=True)
     with tempfile.TemporaryDirectory(prefix="thirty-") as folder, open(Path(folder, "log"), "w+b") as log:

@@ -35,14 +35,18 @@ def mark(card: Card, entry: dict) -> str:
     """written | ran | - | a dot for what is not built"""
     if not card.built:
         return "."
-    return "written" if "checked" in entry else "ran" if "ran" in entry else "-"
+    return "written" if "checked" in entry else "ran" if times(card, entry) else "-"
+
+
+def times(card: Card, entry: dict) -> list[float]:
+    """Seconds of the default script's runs, smoke tests left out."""
+    return [seconds for what, seconds in entry.get("ran", {}).items()
+            if what.split()[0] in card.scripts[:1] and not what.endswith(" smoke")]
 
 
 def took(card: Card, entry: dict) -> str:
     """The last run of the default script that was not a smoke test; else the card's estimate."""
-    measured = [seconds for what, seconds in entry.get("ran", {}).items()
-                if what.split()[0] in card.scripts[:1] and not what.endswith("smoke")]
-    if measured:
+    if measured := times(card, entry):
         return f"{measured[-1]:.0f}s" if measured[-1] < 100 else f"{measured[-1] / 60:.0f}m"
     return f"~{card.minutes['cpu']:g}m"
 
@@ -88,7 +92,7 @@ def what_next() -> None:
     print("thirty: thirty projects, from a character GPT to a chat server in a container.\n")
     for card in (card for card in cards() if card.built):
         entry = done.get(card.name, {})
-        if "ran" not in entry:
+        if not times(card, entry):
             print(f"Next: project {card.number}, {card.title}. {card.insight}\n\n"
                   f"  ./thirty run {card.number}\n")
             break
