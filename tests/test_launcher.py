@@ -27,7 +27,8 @@ case "$*" in
     *--help) echo "  --dry-run" ;;
     *--dry-run*) echo "${PLAN:-Would install torch-2.13.0+cpu}" ;;
     "-m pip install "*) exit "${PIP_FAILS:-0}" ;;
-    *extras.py*) shift; printf 'torch\\nnumpy\\n'; for it in "$@"; do echo "$it; python_version > '3'"; done ;;
+    *extras.py*) shift; printf 'torch\\nnumpy\\n'
+        for it in "$@"; do echo "$it; python_version > '3'"; done ;;
     *common/cli*) echo "LAUNCHER=${THIRTY_LAUNCHER:-}"; env | grep ^MALLOC_; shift; echo "THIRTY $*" ;;
 esac
 """
