@@ -171,7 +171,7 @@ class Stopwatch:
 def compare(sides: Mapping[str, Callable[[], object]], *, check: Callable[[object, object], bool] | float,
             device: str | torch.device = "cpu", counts: Mapping[str, Mapping[str, float]] | None = None,
             budget: float = 60.0, target: float = 0.05, shortest: float = 5e-3, warm: bool = True,
-            max_rounds: int = 256, timer: Callable[[], float] = time.perf_counter,
+            memory: bool = True, max_rounds: int = 256, timer: Callable[[], float] = time.perf_counter,
             synchronize: Callable[[], None] | None = None) -> Comparison:
     """Time two or more sides against the first, the baseline, interleaved: A B B A, B A A B, …
 
@@ -180,7 +180,8 @@ def compare(sides: Mapping[str, Callable[[], object]], *, check: Callable[[objec
     hold before anything is timed, else WrongAnswer; a number is a tolerance for `same`. A side shorter than
     `shortest` seconds is called in a loop. warm=False is for sides of minutes, such as whole trainings: no
     run before the timed ones, no peak memory, and the outputs of the first block are checked before a figure
-    is given out. `counts` are what no machine can change: {side: {"FLOPs": …}}.
+    is given out. memory=False spares the one call of each side under the profiler, which small operations
+    make slow. `counts` are what no machine can change: {side: {"FLOPs": …}}.
     """
     if len(sides) < 2:
         raise ValueError("a comparison has at least two sides")
@@ -189,7 +190,7 @@ def compare(sides: Mapping[str, Callable[[], object]], *, check: Callable[[objec
     loops, peaks = dict.fromkeys(sides, 1), dict.fromkeys(sides)
     if warm:
         agree({name: watch(call)[1] for name, call in sides.items()}, check)
-        peaks = {name: peak_of(call, device) for name, call in sides.items()}
+        peaks |= {name: peak_of(call, device) for name, call in sides.items() if memory}
         loops = {name: calibrate(watch, call, shortest) for name, call in sides.items()}
     seconds, began = {name: [] for name in sides}, timer()
     for block in range(2 * max_rounds):
