@@ -48,15 +48,16 @@ class Judge:
         self.results: dict[str, Result] = {}
         self.waiting: dict[str, list[str]] = {}  # test -> cases of it that have not ended
         self.broken: dict[str, dict] = {}  # test file -> why it could not be imported
-        self.last: str | None = None  # the test that began last
+        self.last: str | None = None  # the test that began last,
+        self.open = False  # and whether it has not ended
 
     def run(self) -> list[Result]:
         """Every test's result, in the order given."""
         while left := [test for test in self.tests if test not in self.results]:
-            self.waiting, self.broken, self.last = {}, {}, None
+            self.waiting, self.broken, self.last, self.open = {}, {}, None, False
             why = attempt(self.target, left, self.seconds, self.hear)
-            if why and self.last:
-                self.stopped(self.tests[self.last], why)
+            if self.last and (why or self.open):
+                self.stopped(self.tests[self.last], why or "stopped the whole test run")
             else:
                 self.never_ran(why)
         return [self.results[test] for test in self.tests]
@@ -69,8 +70,9 @@ class Judge:
         elif event["event"] == "broken":
             self.broken[event["path"]] = event
         elif event["event"] == "begin":
-            self.last = function_of(event["test"])
+            self.last, self.open = function_of(event["test"]), True
         elif event["event"] == "end":
+            self.open = False
             self.ended(function_of(event["test"]), event)
 
     def ended(self, name: str, event: dict) -> None:
@@ -127,7 +129,7 @@ def attempt(target: Path, tests: list[str], seconds: float, hear: Callable[[dict
 
 def watch(child: subprocess.Popen, report: Path, seconds: float, hear: Callable[[dict], None]) -> str:
     """Hand on the child's lines until it ends or is silent for too long; "", or why it did not end well."""
-    deadline, finished, partial = time.monotonic() + STARTING, False, ""
+    since, limit, finished, partial = time.monotonic(), STARTING, False, ""
     with open(report, encoding="utf-8") as file:
         while True:
             code = child.poll()  # before reading, so that nothing written before the end is missed
@@ -135,11 +137,11 @@ def watch(child: subprocess.Popen, report: Path, seconds: float, hear: Callable[
             for event in map(json.loads, lines):
                 hear(event)
                 finished = finished or (event["event"] == "finished" and event["status"] in (0, 1, 5))
-                deadline = time.monotonic() + seconds
+                since, limit = time.monotonic(), seconds
             if finished or code is not None:
                 return "" if finished else ending(code)
-            if time.monotonic() > deadline:
-                return f"took over {seconds:g} s: an endless loop?"
+            if time.monotonic() > since + limit:
+                return f"took over {limit:g} s: an endless loop?"
             time.sleep(0.02)
 
 

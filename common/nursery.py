@@ -5,7 +5,8 @@ imported that takes seconds, so that a proof costs a fraction of one. No operati
 child of a process whose thread pool has started waits for those threads for ever. Where there is no safe fork
 (macOS, Windows) children are spawned: the same proofs, slower. PLAN is JSON:
 
-    {"roots": [tree, …],  one worker for each, so that no two proofs lay files over the same tree
+    {"method": "fork" | "spawn",
+     "roots": [tree, …],  one worker for each, so that no two proofs lay files over the same tree
      "imports": [[module, [name, …]], …],
      "jobs": [{"lay": {place: path of what lies there}, "tests": [id, …], "report": path, "log": path,
                "seconds": limit, "options": [pytest's, …]}, …]}
@@ -25,8 +26,6 @@ from pathlib import Path
 
 from common import recorder
 
-METHOD = multiprocessing.get_context("fork" if sys.platform == "linux" else "spawn")
-
 
 def main(plan: Path) -> int:
     """Import once, then share the jobs out among one worker for each root; 0 if each came to its end."""
@@ -34,9 +33,9 @@ def main(plan: Path) -> int:
     for module, names in values["imports"]:
         preload(module, names)
     gc.freeze()  # pytest collects garbage at its end, and would walk through all of torch
-    roots, jobs = values["roots"], values["jobs"]
-    shares = [(root, jobs[i :: len(roots)]) for i, root in enumerate(roots)]
-    workers = [METHOD.Process(target=work, args=share) for share in shares]
+    roots, jobs, method = values["roots"], values["jobs"], values["method"]
+    shares = [(root, jobs[i :: len(roots)], method) for i, root in enumerate(roots)]
+    workers = [multiprocessing.get_context(method).Process(target=work, args=share) for share in shares]
     for worker in workers:
         worker.start()
     for worker in workers:
@@ -44,14 +43,15 @@ def main(plan: Path) -> int:
     return max(abs(worker.exitcode) for worker in workers)
 
 
-def work(root: str, jobs: list[dict]) -> None:
+def work(root: str, jobs: list[dict], method: str) -> None:
     """Job after job: its files are laid over the tree, its tests run in a child, the tree is mended."""
     os.chdir(root)
     sys.path[0] = root
+    sys.modules["common"].__path__[:] = [os.path.join(root, "common")]  # imported from the first root, for all
     sys.dont_write_bytecode = True  # two versions of a file, equal in size and second, would share one .pyc
     for job in jobs:
         with laid(job["lay"]):
-            child = METHOD.Process(target=prove, args=(job,))
+            child = multiprocessing.get_context(method).Process(target=prove, args=(job,))
             child.start()
             child.join(job["seconds"])
             end(child)

@@ -27,6 +27,7 @@ from common.recorder import function_of
 SECONDS = (
     30.0  # for one proof; the reference gets four times as many, because it runs the tests of all exercises
 )
+METHOD = "fork" if sys.platform == "linux" else "spawn"  # macOS forks, but its libraries do not survive it
 # One thread: the tensors are tiny. No plugins: hypothesis's alone takes a second to load in each child.
 ENVIRONMENT = {"OMP_NUM_THREADS": "1", "PYTEST_ADDOPTS": "", "PYTEST_DISABLE_PLUGIN_AUTOLOAD": "1"}
 NOT_A_CATCH = {"NameError", "ImportError", "ModuleNotFoundError", "SyntaxError", "IndentationError"}
@@ -62,6 +63,7 @@ def prove(test_file: str | Path) -> None:
     folder = Path(test_file).resolve().parents[1]
     root, number = folder.parents[1], int(folder.name[7:9])
     exercises, wrongs, tests = lesson.exercises(folder), lesson.wrongs(folder), lesson.tests(folder)
+    assert exercises, f"{folder.name} marks no exercise"
     problems = missing(folder, exercises, wrongs, tests)
     marked = {name: tuple(test.id for test in tests if name in test.judges) for name in exercises}
     place = {name: path.relative_to(root).as_posix() for name, path in exercises.items()}
@@ -77,7 +79,6 @@ def prove(test_file: str | Path) -> None:
             title = f"{wrong.path.name} ({wrong.mistake})"
             proofs.append(Proof(title, "catch", marked[wrong.name], place[wrong.name], source))
     problems += [f"{proof.title}: {why}" for proof, why in run(root, [p for p in proofs if p.tests])]
-    assert exercises, f"{folder.name} marks no exercise"
     assert not problems, f"{folder.name}: {len(problems)} proofs fail:\n" + "\n".join(problems)
 
 
@@ -124,7 +125,8 @@ def run(root: Path, proofs: list[Proof]) -> list[tuple[Proof, str]]:
     """Run the proofs in children of one nursery; those that do not hold, and why."""
     with shadow.tree(root) as one, shadow.tree(root) as two, TemporaryDirectory(prefix="thirty-") as at:
         jobs = [job(proof, Path(at) / str(i)) for i, proof in enumerate(proofs)]
-        plan = {"roots": [str(one), str(two)], "imports": libraries(root, proofs), "jobs": jobs}
+        plan = {"method": METHOD, "roots": [str(one), str(two)], "jobs": jobs}
+        plan["imports"] = libraries(root, proofs)
         (Path(at) / "plan.json").write_text(json.dumps(plan), encoding="utf-8")
         command = [sys.executable, "-c", launch.BOOT, str(one), "common.nursery", f"{at}/plan.json"]
         env = launch.environment(one, ENVIRONMENT)

@@ -103,7 +103,7 @@ class Checker:
         if result.outcome == "skipped" and (result.where or "").rpartition(":")[0] in self.work.laid:
             result = replace(result, outcome="failed", message="your code skips this test")
         self.results.append(result)
-        heading = next((name for name in result.test.judges if name in self.work.wanted), "the whole project")
+        heading = next((name for name in self.work.wanted if name in result.test.judges), "the whole project")
         if heading != self.heading:
             self.say(f"[bold]{heading}")
             self.heading = heading
