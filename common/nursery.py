@@ -47,7 +47,7 @@ def work(root: str, jobs: list[dict], method: str) -> None:
     """Job after job: its files are laid over the tree, its tests run in a child, the tree is mended."""
     os.chdir(root)
     sys.path[0] = root
-    sys.modules["common"].__path__[:] = [os.path.join(root, "common")]  # imported from the first root, for all
+    sys.modules["common"].__path__[:] = [os.path.join(root, "common")]  # imported before, from the first root
     sys.dont_write_bytecode = True  # two versions of a file, equal in size and second, would share one .pyc
     for job in jobs:
         with laid(job["lay"]):

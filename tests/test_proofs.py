@@ -123,6 +123,19 @@ def test_what_is_no_exercise_is_proved_by_its_tests(toy, tmp_path):
         proofs.prove_wrong(place, [], tests, tmp_path)
 
 
+def test_a_wrong_version_of_common_is_the_one_that_is_imported(toy, tmp_path):
+    """The nursery itself has imported `common`, from one of its two trees; the proofs run in both."""
+    (tmp_path / "common/extra.py").write_text("def one():\n    return 1\n")
+    (tmp_path / "tests").mkdir()
+    (tmp_path / "tests/test_extra.py").write_text(
+        "from common.extra import one\n\ndef test_one():\n    assert one() == 1\n"
+    )
+    wrongs = [tmp_path / f"wrong_{i}.py" for i in range(3)]
+    for i, wrong in enumerate(wrongs):
+        wrong.write_text(f'"""Gives {i + 2}."""\ndef one():\n    return {i + 2}\n')
+    proofs.prove_wrong("common/extra.py", wrongs, ["tests/test_extra.py"], tmp_path)
+
+
 def test_nursery_imports_what_the_tests_need_and_nothing_that_is_replaced(toy, tmp_path):
     """Torch with the part that assert_close needs; a module that is not there is left to its test."""
     edit(toy / "tests/test_toy.py", ("import pytest\n", "import torch\nfrom json import loads\n"))
