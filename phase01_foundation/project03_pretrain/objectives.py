@@ -37,16 +37,17 @@ def token_loss(logits, targets):
 
 
 class CausalLM(nn.Module):
-    """tokens (B, T + 1) -> loss: every token is guessed from those before it."""
+    """(inputs, targets), each (B, T), where target t is the token after input t -> loss."""
 
     def __init__(self, model):
         super().__init__()
         self.model = model
 
     @exercise
-    def forward(self, tokens):
-        """The model sees tokens 0 … T-1 and is asked for 1 … T."""
-        return token_loss(self.model(tokens[:, :-1]), tokens[:, 1:])
+    def forward(self, batch):
+        """Every token is guessed from those before it: what the model does by itself."""
+        inputs, targets = batch
+        return token_loss(self.model(inputs), targets)
 
 
 @exercise
@@ -60,27 +61,30 @@ def prefix_mask(lengths, T):
 
 
 class PrefixLM(nn.Module):
-    """tokens (B, T + 1) -> loss: a prefix of random length is given, what comes after it is guessed."""
+    """(inputs, targets), each (B, T) -> loss: a prefix of random length is given, what comes after it is
+    guessed."""
 
     def __init__(self, model):
         super().__init__()
         self.model = model
 
     @exercise
-    def forward(self, tokens):
-        """Draws each row's length from 1 … T - 1. Only targets that lie behind the prefix are asked for:
-        input t asks for token t + 1, so the last token of the prefix asks for the first one behind it, and
-        those before ask for nothing.
+    def forward(self, batch):
+        """Draws each row's length from 1 … T - 1, with torch.randint(1, T, (B,)). Only what lies behind the
+        prefix is asked for: input t asks for the token after it, so the last token of the prefix asks for
+        the first one behind it, and those before it ask for nothing (IGNORE).
         """
-        inputs, targets = tokens[:, :-1], tokens[:, 1:].clone()
+        inputs, targets = batch
         B, T = inputs.shape
-        lengths = torch.randint(1, T, (B,)).to(tokens.device)
-        targets[torch.arange(T, device=tokens.device) < lengths[:, None] - 1] = IGNORE
-        return token_loss(self.model(inputs, mask=prefix_mask(lengths, T)), targets)
+        lengths = torch.randint(1, T, (B,)).to(inputs.device)
+        inside = torch.arange(T, device=inputs.device) < lengths[:, None] - 1  # (B, T)
+        logits = self.model(inputs, mask=prefix_mask(lengths, T))
+        return token_loss(logits, targets.masked_fill(inside, IGNORE))
 
 
 class MaskedLM(nn.Module):
-    """tokens (B, T) -> loss: some tokens are hidden and guessed from both sides.
+    """(inputs, targets), each (B, T) -> loss: some inputs are hidden and guessed from both sides; targets
+    do not count.
 
     mask_id: the token that stands for a hidden one. share: how many are hidden (BERT's 15 %). Of those 80 %
     become mask_id, 10 % a random token, 10 % stay, so that the model cannot rely on a token being right
@@ -101,9 +105,10 @@ class MaskedLM(nn.Module):
         return seen, tokens.masked_fill(~asked, IGNORE)
 
     @exercise
-    def forward(self, tokens):
+    def forward(self, batch):
         """Everybody sees everybody: a mask of True, (1, 1, T, T). Row t is asked for token t itself, not
         for the next one."""
+        tokens, _ = batch
         seen, targets = self.hide(tokens)
         everything = torch.ones(1, 1, tokens.size(1), tokens.size(1), dtype=torch.bool, device=tokens.device)
         return token_loss(self.model(seen, mask=everything), targets)

@@ -81,10 +81,10 @@ def test_lion_by_hand():
     p.grad = torch.tensor([2.0, -3.0, 0.0])
     optimizer.step()
     assert torch.allclose(p.detach(), torch.tensor([0.9, 1.1, 1.0]))
-    p.grad = torch.tensor([-0.1, 1.0, 0.5])
-    optimizer.step()  # 0.9 * 0.02 - 0.01 > 0; 0.9 * -0.03 + 0.1 > 0; 0 + 0.05 > 0
+    p.grad = torch.tensor([-0.175, 1.0, 0.5])
+    optimizer.step()  # 0.018 - 0.0175 > 0, by a hair; -0.027 + 0.1 > 0; 0 + 0.05 > 0
     assert torch.allclose(p.detach(), torch.tensor([0.8, 1.0, 0.9]))
-    m = torch.tensor([0.99 * 0.02 - 0.001, 0.99 * -0.03 + 0.01, 0.005])
+    m = torch.tensor([0.99 * 0.02 - 0.00175, 0.99 * -0.03 + 0.01, 0.005])
     assert torch.allclose(optimizer.state[p]["m"], m)
 
 
