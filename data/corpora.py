@@ -9,12 +9,14 @@ file: its first download writes the digest it had beside it (NAME.sha256), and l
 """
 
 import difflib
+import json
 import os
+import sys
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-from common.cli.paths import cache
+from common.cli.paths import cache, home
 from common.errors import UserError
 from data import python_manual
 from data.download import Unreachable, download
@@ -49,6 +51,8 @@ class Corpus:
     stamp: str = ""
     """Names the version of what `build` builds: the text is cached under it."""
     aliases: tuple[str, ...] = ()
+    is_rows: bool = False
+    """Instructions or preferences: read by `rows`, not by `load`."""
 
     @property
     def splits(self) -> tuple[str, ...]:
@@ -109,21 +113,21 @@ CORPORA = (
     Corpus("instructions", "1,100 instructions with answers", "Apache-2.0", (
         Part("instructions.json", (f"{RASBT}/01_main-chapter-code/instruction-data.json",), 203_524,
              sha256="7e09a9af353722ca15c18bc580f093f9c39d3178335a75177319cb1e1d163944"),
-    )),
+    ), is_rows=True),
     Corpus("preferences", "1,100 instructions with a chosen and a rejected answer", "Apache-2.0", (
         Part("preferences.json",
              (f"{RASBT}/04_preference-tuning-with-dpo/instruction-data-with-preference.json",), 386_968,
              sha256="305315abf14f65fa42c01a0877572f832606571c2a7d49f152ac1d758b16756e"),
-    )),
+    ), is_rows=True),
     Corpus("alpaca", "52,002 instructions with answers, by a model", "CC BY-NC 4.0", (
         Part("alpaca.json", (f"{ALPACA}/alpaca_data.json",), 23 * MB),
-    )),
+    ), is_rows=True),
     Corpus("ultrafeedback", "UltraFeedback, binarized: 61,000 preference pairs", "MIT", (
         Part("ultrafeedback_train.parquet", (f"{FEEDBACK}/train_prefs-00000-of-00001.parquet",), 226 * MB,
              "train"),
         Part("ultrafeedback_test.parquet", (f"{FEEDBACK}/test_prefs-00000-of-00001.parquet",), 8 * MB,
              "test"),
-    )),
+    ), is_rows=True),
     Corpus("python-manual", "the manual and docstrings that every Python carries, 1.3 MB", "PSF-2.0",
            build=python_manual.text, stamp=python_manual.STAMP),
 )
@@ -140,6 +144,8 @@ def load(name: str, *, fallback: str | None = "python-manual", say: Callable[[st
 
 def stream(name: str, *, fallback: str | None = "python-manual", say=print) -> Iterator[str]:
     """The same text in pieces of about a million characters, for a corpus larger than memory."""
+    if find(name)[0].is_rows:
+        raise UserError(f"{name} holds rows, not text: name a corpus of text, such as python-manual")
     for files in available(name, fallback, say)[1].values():
         for file in files:
             yield from pieces(file)
@@ -147,6 +153,8 @@ def stream(name: str, *, fallback: str | None = "python-manual", say=print) -> I
 
 def rows(name: str, *, say=print) -> Iterator[dict]:
     """The rows of an instruction or preference corpus as they were published. Absent: they cannot be had."""
+    if not find(name)[0].is_rows:
+        raise UserError(f"{name} holds text, not rows of instructions or preferences")
     for files in paths(name, say=say).values():
         for file in files:
             yield from records(file)
@@ -197,13 +205,11 @@ def path(name: str, *, say=print) -> Path:
 
 
 def export(name: str, folder: Path, *, say=print) -> Path:
-    """Write the text to `folder/NAME.txt` (rows: to NAME.json) and return that path."""
-    files = [file for found in paths(name, say=say).values() for file in found]
-    is_rows = files[0].suffix == ".json"
-    target = Path(folder) / (name.replace("/", "-") + (".json" if is_rows else ".txt"))
-    if is_rows:
-        return write(target, [files[0].read_text(encoding="utf-8")])
-    return write(target, (piece for file in files for piece in pieces(file)))
+    """Write the text to `folder/NAME.txt` (rows: NAME.jsonl) and return that path. Absent: it cannot be had."""
+    stem = Path(folder) / name.replace("/", "-")
+    if find(name)[0].is_rows:
+        return write(stem.with_suffix(".jsonl"), (json.dumps(row) + "\n" for row in rows(name, say=say)))
+    return write(stem.with_suffix(".txt"), stream(name, fallback=None, say=say))
 
 
 def find(name: str) -> tuple[Corpus, str]:
@@ -267,3 +273,24 @@ def built(corpus: Corpus) -> Path:
     """The cached text of a corpus that is built, after building it where it is not there yet."""
     file = cache() / f"{corpus.name}-{corpus.stamp}.txt"
     return file if file.exists() else write(file, [corpus.build()])
+
+
+def main(arguments: list[str]) -> int:
+    """What `thirty data NAME ...` runs: fetches, verifies and writes each; without a name, the table."""
+    names = [name for name in arguments if name not in ("-h", "--help")]
+    if not arguments or names != arguments:
+        print("thirty data NAME ...: fetch a corpus, verify it, write it to a file. NAME/valid is one split.\n")
+        for corpus in CORPORA:
+            print(f"  {corpus.name:14} {corpus.about} ({corpus.licence})")
+    try:
+        for name in names:
+            file = export(name, home())
+            print(f"{file} ({file.stat().st_size / MB:.1f} MB)")
+    except UserError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 2
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))

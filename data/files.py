@@ -13,8 +13,6 @@ from common.errors import UserError
 
 def pieces(file: Path) -> Iterator[str]:
     """The text of one file, in pieces; UserError where it is not text."""
-    if file.suffix == ".json":
-        raise UserError(f"{file.name} holds rows, not text: instructions and preferences are read by `rows`")
     if file.suffix == ".parquet":
         for row in records(file):
             yield row["text"]
@@ -29,8 +27,6 @@ def pieces(file: Path) -> Iterator[str]:
 
 def records(file: Path) -> Iterator[dict]:
     """The rows of one JSON or Parquet file; UserError where it is not one."""
-    if file.suffix == ".txt":
-        raise UserError(f"{file.name} holds text, not rows: it is read by `load`")
     if file.suffix == ".json":
         try:
             yield from json.loads(file.read_text(encoding="utf-8"))

@@ -11,6 +11,7 @@ import pytest
 from common.errors import UserError
 from data import corpora
 from data.corpora import CORPORA, Absent, Corpus, Part, export, find, load, path, paths, resolve, rows, stream
+from data.files import records
 
 NOWHERE = ("http://127.0.0.1:9/nothing-listens-here",)
 
@@ -42,7 +43,7 @@ def world(tmp_path, monkeypatch):
         Corpus("split", "", "MIT", (Part("a.txt", (f"{at}/a.txt",), 4, "train"),
                                     Part("b.txt", (f"{at}/b.txt",), 4, "train"),
                                     Part("c.txt", (f"{at}/c.txt",), 4, "valid")), aliases=("divided",)),
-        Corpus("rows", "", "MIT", (Part("rows.json", (f"{at}/rows.json",), 40),)),
+        Corpus("rows", "", "MIT", (Part("rows.json", (f"{at}/rows.json",), 40),), is_rows=True),
         Corpus("far", "", "MIT", (Part("far.txt", NOWHERE, 1_000_000),)),
         Corpus("built", "", "MIT", build=lambda: "made here\n", stamp="1"),
     )
@@ -200,10 +201,19 @@ def test_export_writes_text_or_rows_under_the_name(world):
     out = world / "out"
     assert export("split", out).name == "split.txt" and (out / "split.txt").read_text() == "aaa\nbbb\nccc\n"
     assert export("split/valid", out).name == "split-valid.txt"
-    assert json.loads(export("rows", out).read_text())[0]["output"] == "3"
+    assert json.loads(export("rows", out).read_text())["output"] == "3"
     with pytest.raises(Absent):
         export("far", out)
-    assert sorted(file.name for file in out.iterdir()) == ["rows.json", "split-valid.txt", "split.txt"]
+    assert sorted(file.name for file in out.iterdir()) == ["rows.jsonl", "split-valid.txt", "split.txt"]
+
+
+def test_the_command_writes_files_and_says_where(world, capsys):
+    assert corpora.main(["split/valid"]) == 0
+    assert (world / "home" / "split-valid.txt").read_text() == "ccc\n"
+    assert str(world / "home" / "split-valid.txt") in capsys.readouterr().out
+    assert corpora.main(["--help"]) == 0 and "built" in capsys.readouterr().out
+    assert corpora.main(["far"]) == 2
+    assert capsys.readouterr().err.startswith("error: far.txt is neither in $THIRTY_DATA nor in")
 
 
 def test_an_unknown_name_gets_the_nearest_one():
@@ -223,8 +233,9 @@ def parquet(file, texts):
 def test_parquet_is_read_row_by_row(mine, monkeypatch):
     parquet(mine / "p.parquet", [" = Title = \n", "", " Body . \n"])
     monkeypatch.setattr(corpora, "CORPORA", (Corpus("p", "", "MIT", (Part("p.parquet", NOWHERE, 1),)),))
-    assert load("p") == " = Title = \n Body . \n" and next(rows("p")) == {"text": " = Title = \n"}
+    assert load("p") == " = Title = \n Body . \n"
     assert export("p", mine / "out").read_text() == " = Title = \n Body . \n"
+    assert list(records(mine / "p.parquet"))[1:] == [{"text": ""}, {"text": " Body . \n"}]
 
 
 def test_parquet_without_pyarrow_names_the_extra(mine, monkeypatch):

@@ -112,7 +112,7 @@ def test_a_later_run_goes_on_where_an_earlier_one_broke_off(serve, tmp_path):
     assert server.asked[-1] == "bytes=70000-" and left(tmp_path) == ["file"]
 
 
-@pytest.mark.parametrize("sha256", [SHA, None])
+@pytest.mark.parametrize("sha256", [SHA, None], ids=["digest", "no digest"])
 def test_a_server_that_ignores_range_is_read_from_the_start(serve, tmp_path, sha256):
     server = serve(cuts=[5000], ranges=False)
     assert fetch(server, tmp_path / "file", sha256=sha256).read_bytes() == BODY
@@ -151,7 +151,7 @@ def test_the_second_address_is_asked_where_the_first_one_fails(serve, tmp_path):
     assert [len(server.asked) for server in (wrong, absent, right)] == [1, 1, 1]
 
 
-@pytest.mark.parametrize("stale", [b"x" * 100, b"x" * (len(BODY) + 5), BODY])
+@pytest.mark.parametrize("stale", [b"x" * 100, b"x" * (len(BODY) + 5), BODY], ids=["short", "long", "whole"])
 def test_a_beginning_that_does_not_belong_is_thrown_away(serve, tmp_path, stale):
     (tmp_path / "file.part").write_bytes(stale)
     assert fetch(serve(), tmp_path / "file").read_bytes() == BODY

@@ -179,6 +179,17 @@ def test_a_failure_while_writing_leaves_nothing(tmp_path):
     assert list(tmp_path.iterdir()) == []
 
 
+def test_a_new_file_is_never_read_by_an_older_sidecar(file, monkeypatch):
+    def killed(*args, **kwargs):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(json, "dumps", killed)  # between the renaming of the tokens and that of the sidecar
+    with pytest.raises(KeyboardInterrupt):
+        write(file.path, [range(1000)], vocab_size=1000, tokenizer="xyz")
+    with pytest.raises(UserError, match="no readable sidecar"):
+        read(file.path, tokenizer="abc")
+
+
 def test_another_tokenizer_is_refused(file):
     with pytest.raises(UserError, match=r"another tokenizer \(abc, not xyz\)"):
         read(file.path, tokenizer="xyz")
