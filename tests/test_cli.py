@@ -65,7 +65,7 @@ if __name__ == "__main__":
 
 def test_thirty_cards_agree_with_their_folders():
     everything = cards.cards()
-    assert [card.number for card in everything] == list(range(1, 31))
+    assert [card.number for card in everything] == list(range(1, max(31, len(everything) + 1)))
     for card in everything:
         assert card.folder.name == f"project{card.number:02d}_{card.technique}"
         assert card.week == int(card.phase[5:7])

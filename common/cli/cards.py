@@ -49,13 +49,18 @@ class Card:
     @property
     def scripts(self) -> list[str]:
         """What `run` can start: files that end in `script(main, PRESETS)`; the default comes first."""
-        found = [f.stem for f in self.folder.glob("*.py") if "__main__" in f.read_text(encoding="utf-8")]
-        order = ("train", "generate", "serve", "app")
-        return sorted(found, key=lambda s: (order.index(s) if s in order else len(order), s))
+        return scripts(self.folder)
 
     @property
     def built(self) -> bool:
         return (self.folder / "README.md").is_file() and bool(self.scripts)
+
+
+def scripts(folder: Path) -> list[str]:
+    """The files of a folder that can be started: train, generate or another first, explore and bench last."""
+    found = [path.stem for path in folder.glob("*.py") if "__main__" in path.read_text(encoding="utf-8")]
+    place = {"train": -2, "generate": -1, "explore": 1, "bench": 2}
+    return sorted(found, key=lambda name: (place.get(name, 0), name))
 
 
 def read(path: Path) -> Card:

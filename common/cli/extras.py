@@ -65,7 +65,7 @@ def need(extras, what: str) -> None:
         lacking = missing(extra)
         if not lacking:
             continue
-        line = f"{what} uses the extra {extra}, not here yet: {', '.join(lacking)} (about {SIZES[extra]} MB)"
+        line = f"for {what}: extra {extra} ({', '.join(lacking)}), about {SIZES[extra]} MB, is not here yet"
         if launcher and not forbidden:
             print(f"{line}; installing it, once", flush=True)
             if subprocess.run(["bash", launcher, "--install", extra], check=False).returncode == 0:

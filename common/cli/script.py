@@ -21,7 +21,7 @@ from pathlib import Path
 from typing import IO, Any, Literal
 
 from common.cli import folders
-from common.cli.cards import unknown
+from common.cli.cards import scripts, unknown
 from common.cli.expected import verdict
 from common.cli.parse import parse
 from common.cli.paths import runs
@@ -112,7 +112,8 @@ def prepare(main: Callable, presets: Mapping[str, Any], argv: list[str]) -> Run:
     file = Path(main.__code__.co_filename).resolve()
     preset = argv.pop(0) if argv and not argv[0].startswith("-") else None
     if preset is not None and preset not in presets:
-        raise unknown("preset", preset, list(presets))
+        others = [name for name in scripts(file.parent) if name != file.stem]
+        raise unknown("preset" if not others else "preset or script", preset, [*presets, *others])
     if preset is None:
         preset = "cpu" if "--help" in argv or "-h" in argv else usual(presets)
     preset = preset if preset in presets else next(iter(presets))
