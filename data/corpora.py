@@ -205,7 +205,7 @@ def path(name: str, *, say=print) -> Path:
 
 
 def export(name: str, folder: Path, *, say=print) -> Path:
-    """Write the text to `folder/NAME.txt` (rows: NAME.jsonl) and return that path. Absent: it cannot be had."""
+    """Write the text to `folder/NAME.txt` (rows: NAME.jsonl); that path. Absent: it cannot be had."""
     stem = Path(folder) / name.replace("/", "-")
     if find(name)[0].is_rows:
         return write(stem.with_suffix(".jsonl"), (json.dumps(row) + "\n" for row in rows(name, say=say)))
@@ -279,7 +279,7 @@ def main(arguments: list[str]) -> int:
     """What `thirty data NAME ...` runs: fetches, verifies and writes each; without a name, the table."""
     names = [name for name in arguments if name not in ("-h", "--help")]
     if not arguments or names != arguments:
-        print("thirty data NAME ...: fetch a corpus, verify it, write it to a file. NAME/valid is one split.\n")
+        print("thirty data NAME ...: fetch a corpus, verify it, write it to a file. NAME/valid: one split.\n")
         for corpus in CORPORA:
             print(f"  {corpus.name:14} {corpus.about} ({corpus.licence})")
     try:

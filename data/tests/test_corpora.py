@@ -260,8 +260,6 @@ def test_the_table_is_sound():
 
 @pytest.mark.needs_data
 def test_the_real_files_are_what_the_table_says():
-    if not corpora.os.environ.get("THIRTY_DATA"):
-        pytest.skip("THIRTY_DATA is not set")
     assert load("shakespeare", fallback=None).startswith("First Citizen:")
     assert len(load("shakespeare")) == 1_115_394
     assert load("wikitext", fallback=None) == load("wikitext/valid") + load("wikitext/test")
