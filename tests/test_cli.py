@@ -200,7 +200,8 @@ def test_a_run_writes_its_result_and_makes_a_new_folder_each_time(toy):
     assert result["metrics"] == {"total": 0.0} and result["config"]["steps"] == 1
     assert (result["preset"], result["script"], result["overridden"]) == ("smoke", "train", [])
     assert result["corpus"] == "python-manual" and result["seconds"] >= 0
-    assert set(result["versions"]) >= {"python", "torch"} and result["machine"]
+    assert set(result["versions"]) >= {"python", "torch"}
+    assert result["machine"]["malloc"] == {name: os.environ[name] for name in os.environ if "MALLOC_" in name}
     assert toy("smoke", "--device", "cpu").returncode == 0
     assert sorted(f.name for f in toy.runs.iterdir()) == ["smoke", "smoke-2"]
 

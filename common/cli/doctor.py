@@ -58,8 +58,9 @@ def torch() -> Iterator[Line]:
     import json
     version, device, machine = json.loads(done.stdout.strip().splitlines()[-1])
     yield "torch", "ok", version
-    yield "device", "ok", f"{device}, a kernel ran on it; " + ", ".join(
-        f"{name} {value}" for name, value in machine.items() if isinstance(value, str | int | float))
+    yield "device", "ok", f"{device}: a kernel ran on it"
+    yield "machine", "ok", (f"{machine['gpu'] or 'no GPU'}, {machine['cpu']} ({machine['cpu_capability']}), "
+                            f"{machine['cores']} cores, {(machine['ram_bytes'] or 0) / 1e9:.0f} GB, {machine['os']}")
     for warning in (line for line in done.stderr.splitlines() if "Warning" in line):
         yield "device", "note", warning.strip()
     if device == "cpu":

@@ -74,7 +74,7 @@ class Run:
             "project": self.name, "script": self.script, "preset": self.preset, "overridden": self.overridden,
             "config": plain(self.config), "corpus": corpus, "device": str(self.device),
             "metrics": metrics, "seconds": round(time.perf_counter() - self.started, 2),
-            "resumed": self.resumed, "versions": versions(), "machine": machine(),
+            "resumed": self.resumed, "versions": versions(), "machine": machine(os.environ),
         })
         expected = self.project / "results" / "expected.json"
         for line in verdict(expected, self.preset, metrics, overridden=self.overridden, corpus=corpus):
