@@ -48,8 +48,8 @@ def trained(*, steps=120, seed=0, **overrides):
     """A tiny float64 GPT that has learned to count on in strides of 1 to 4, so that its argmax is clear."""
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
-        model = GPT(tiny(vocab_size=32, **overrides)).double()
-        optimizer = torch.optim.AdamW(model.parameters(), lr=1e-2)
+        model = GPT(tiny(vocab_size=32, **overrides))
+        optimizer = torch.optim.AdamW(model.parameters(), lr=1e-2, fused=True)
         for _ in range(steps):
             start, stride = torch.randint(32, (16, 1)), torch.randint(1, 5, (16, 1))
             tokens = (start + stride * torch.arange(17)) % 32  # (16, 17)
@@ -57,7 +57,7 @@ def trained(*, steps=120, seed=0, **overrides):
             optimizer.zero_grad()
             loss.backward()
             optimizer.step()
-    return model.eval()
+    return model.double().eval()
 
 
 def copy_weights(source, target, names):

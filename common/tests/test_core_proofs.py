@@ -11,8 +11,8 @@ MISTAKES = (
 )  # fmt: skip
 TESTS = (  # of those that pass on the reference, as many as it takes, so that the proofs are soon done
     "test_rope_turns_complex_numbers", "test_block_norms_inside_its_branches", "test_attend", "test_cache",
-    "test_cached_equals_uncached", "test_mask_and_positions_pack_documents", "test_swap_keeps_the_training_flag",
-    "test_swap_replaces_and_changes_the_answer",
+    "test_cached_equals_uncached", "test_mask_and_positions_pack_documents",
+    "test_swap_keeps_the_training_flag", "test_swap_replaces_and_changes_the_answer",
 )  # fmt: skip
 
 
