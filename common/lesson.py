@@ -50,14 +50,15 @@ class Hint:
 
 
 def exercises(folder: Path) -> dict[str, Path]:
-    """The technique file of each exercise, in the order of reading; ValueError where two share a name."""
+    """The technique file of each exercise, in the README's order; ValueError where two share a name."""
     found: dict[str, Path] = {}
     for path in sorted(folder.glob("*.py")):
         for name in marked_in(path):
             if name in found:
                 raise ValueError(f"{path.name} and {found[name].name} both mark an exercise {name}")
             found[name] = path
-    return found
+    order = {name: place for place, name in enumerate(hints(folder))}
+    return dict(sorted(found.items(), key=lambda item: order.get(item[0], len(order))))
 
 
 def marked_in(path: Path) -> list[str]:

@@ -4,9 +4,9 @@ No import hook: the copy is an ordinary folder, put first on the path of a new p
 torchrun, pickled dataclasses and later projects all see the learner's file, and nothing else of that name
 exists there. An in-process hook was tried before; its spawned children ran the reference without a word.
 
-The root of a tree also holds `.shadow.json` (what was laid over: place -> original path and sha256) and
-`.witness/`, where each process notes which technique files it imported (`common/cli/witness.py`). Models,
-corpora and runs are not copied; `common.cli.launch` tells the child where they are.
+The root of a tree also holds `.shadow.json` (what was laid over: place -> original path) and `.witness/`,
+where each process notes which technique files it imported (`common/cli/witness.py`). Models, corpora and runs
+are not copied; `common.cli.launch` tells the child where they are.
 """
 
 import hashlib
@@ -62,12 +62,15 @@ def sha256(path: Path) -> str:
 
 
 @contextmanager
-def tree(root: Path, mine: Iterable[Mine] = ()) -> Iterator[Path]:
-    """A shadow tree of `root` with these files laid over it; gone at the end. Takes well under a second."""
+def tree(root: Path, mine: Iterable[Mine] = (), *, aloud: bool = False) -> Iterator[Path]:
+    """A shadow tree of `root` with these files laid over it, for as long as the block lasts.
+
+    `aloud`: each process says on stderr which of the files it imports; else it only leaves its note.
+    """
     folder = Path(tempfile.mkdtemp(prefix="thirty-")).resolve()
     try:
         copy(root, folder / "root")
-        lay(folder / "root", mine)
+        lay(folder / "root", mine, aloud)
         yield folder / "root"
     finally:
         shutil.rmtree(folder, ignore_errors=True)
@@ -92,14 +95,14 @@ def not_source(in_data: bool, names: list[str]) -> set[str]:
     return skip | {name for name in names if in_data and (name in NOT_IN_DATA or name.endswith(".txt"))}
 
 
-def lay(target: Path, mine: Iterable[Mine]) -> None:
+def lay(target: Path, mine: Iterable[Mine], aloud: bool) -> None:
     """The learner's files in their places, and the list of them for the witness."""
     laid = {}
     for file in mine:
         shutil.copy2(file.path, target / file.place)
-        laid[file.place] = {"path": str(file.path), "sha256": file.sha256}
+        laid[file.place] = str(file.path)
     (target / ".witness").mkdir()
-    (target / ".shadow.json").write_text(json.dumps(laid, indent=1), encoding="utf-8")
+    (target / ".shadow.json").write_text(json.dumps({"aloud": aloud, "laid": laid}), encoding="utf-8")
 
 
 def notes(target: Path) -> list[Note]:
@@ -162,5 +165,5 @@ def with_mine(my: Path, root: Path, say: Callable[[str], None] = print) -> Itera
     done = [file for file in files if not file.left]
     if not done:
         raise UserError(f"--mine: {my} holds no finished file yet; `thirty start 1` writes the first stub")
-    with tree(root, done) as target:
+    with tree(root, done, aloud=True) as target:
         yield target

@@ -104,9 +104,9 @@ def test_check_of_the_untouched_stub_fails_and_helps(root, capsys):
     learn.Start("99")()
     code, out = check(capsys)
     assert code == 1
-    assert f"scaled is still a stub: write it in {paths.my()}/project99_toy/scale.py." in out
-    assert "Start with: ./thirty hint 99 scaled" in out and "0 of 3 exercises pass." in out
-    assert "scaled (1), running_sum (2), Counter.add (2)" in out
+    assert f"running_sum is still a stub: write it in {paths.my()}/project99_toy/toy.py." in out
+    assert "Start with: ./thirty hint 99 running_sum" in out and "0 of 3 exercises pass." in out
+    assert "running_sum (2), Counter.add (2), scaled (1)" in out
 
 
 def test_check_without_any_file_says_how_to_begin(root, capsys):
@@ -119,10 +119,11 @@ def test_check_of_the_reference_passes(my, capsys):
     code, out = check(capsys)
     assert code == 0
     lines = out.splitlines()
-    assert lines[:9] == [
-        "scaled", "  pass  Twice the numbers.",
+    assert lines[:10] == [
+        "5 tests on your scale.py, toy.py",
         "running_sum", "  pass  The sums are those of the naive version.", "  pass  Sums can be counted.",
         "Counter.add", "  pass  counts",
+        "scaled", "  pass  Twice the numbers.",
         "the whole project", "  pass  Everything together.",
     ]  # fmt: skip
     for name in ("toy.py", "scale.py"):
@@ -140,7 +141,8 @@ def test_check_says_what_is_wrong_and_where(my, capsys):
     assert "  FAIL  The sums are those of the naive version.\n" in out
     assert "AttributeError: 'int' object has no attribute 'nothing'" in out
     assert f"{my / 'toy.py'}, line 23" in out
-    assert passed(my) == ["scaled"] and "1 of 3 exercises pass." in out
+    assert passed(my) == ["scaled"]
+    assert "1 of 3 exercises pass. Stuck? ./thirty hint 99 running_sum" in out
     assert "toy.py:23: in running_sum" in check(capsys, verbose=True)[1]
 
 
@@ -351,9 +353,9 @@ def test_hints_come_one_by_one_and_are_remembered(root, my, capsys):
 
 
 def test_a_hint_is_for_the_first_exercise_that_has_not_passed(root, my, capsys):
-    check(capsys, "scaled")
+    check(capsys, "running_sum")
     learn.Hint("99")()
-    assert "running_sum, hint 1 of 2" in capsys.readouterr().out
+    assert "Counter.add, hint 1 of 2" in capsys.readouterr().out
 
 
 def test_an_unknown_exercise_names_the_nearest(root):
@@ -364,7 +366,7 @@ def test_an_unknown_exercise_names_the_nearest(root):
 def test_a_lesson_without_hints_says_so(root):
     (root / TOY / "README.md").write_text("# Toy")
     with pytest.raises(UserError, match="the lesson has no hint for scaled"):
-        learn.Hint("99")()
+        learn.Hint("99", "scaled")()
 
 
 @pytest.mark.parametrize("answer", ["", "n\n", "\n"])

@@ -87,6 +87,8 @@ class Checker:
         """0 if everything asked for is written and passes on the learner's files, else 1."""
         foreign = []
         if self.work.tests:
+            files = ", ".join(file.path.name for file in self.work.laid.values())
+            self.say(f"{len(self.work.tests)} tests on your {files}")
             with shadow.tree(paths.ROOT, self.work.laid.values()) as target:
                 Judge(target, self.work.tests, seconds=seconds, say=self.hear).run()
                 foreign = self.whose(shadow.notes(target))
@@ -95,7 +97,7 @@ class Checker:
         failed = [result for result in self.results if result.outcome == "failed"]
         good = len(passed) == len(self.work.wanted) and not failed
         self.say_left()
-        self.say_verdict(len(passed), good)
+        self.say_verdict(passed, good)
         return 0 if good else 1
 
     def hear(self, result: Result) -> None:
@@ -143,8 +145,8 @@ class Checker:
         today = date.today().isoformat()
         progress.record(self.work.card, passed={**kept, **{name: before.get(name, today) for name in passed}})
 
-    def say_verdict(self, passed: int, good: bool) -> None:
-        """The last line."""
+    def say_verdict(self, passed: list[str], good: bool) -> None:
+        """The last line, and where help is for what is written and fails."""
         number, wanted = self.work.card.number, len(self.work.wanted)
         if good and self.work.whole:
             progress.checked(self.work.card)
@@ -152,7 +154,9 @@ class Checker:
         elif good:
             self.say(f"[bold green]{self.work.wanted[0]} passes on your code.")
         else:
-            self.say(f"{passed} of {wanted} exercises pass.")
+            failing = [name for name in self.work.wanted if name not in passed and name in self.work.done]
+            stuck = f" Stuck? ./thirty hint {number} {failing[0]}" if failing else ""
+            self.say(f"{len(passed)} of {wanted} exercises pass.{stuck}")
 
 
 def passes(results: list[Result], name: str) -> bool:

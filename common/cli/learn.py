@@ -6,6 +6,7 @@ from dataclasses import dataclass
 import tyro
 from rich.console import Console
 from rich.markdown import Markdown
+from rich.markup import escape
 from rich.syntax import Syntax
 
 from common import lesson, stubs
@@ -28,7 +29,7 @@ class Start:
     """Start again: what you wrote is kept beside the new stub, under a number."""
 
     def __call__(self) -> int:
-        card, say = of(self.project), Console(highlight=False, soft_wrap=True).print
+        card, say = of(self.project), Console(highlight=False, soft_wrap=True, markup=False).print
         exercises = lesson.exercises(card.folder)
         for path in dict.fromkeys(exercises.values()):
             target = paths.my() / card.name / path.name
@@ -73,7 +74,7 @@ class Hint:
             )
         shown = progress.read().get(card.name, {}).get("hints", {})
         number = shown.get(name, 0) % len(hints)  # after the last one they start again
-        console.print(f"{name}, hint {number + 1} of {len(hints)}: [bold]{hints[number].title}")
+        console.print(f"{name}, hint {number + 1} of {len(hints)}: [bold]{escape(hints[number].title)}")
         console.print(Markdown(hints[number].text))
         progress.record(card, hints={**shown, name: number + 1})
         more = f"./thirty hint {card.number} {name}" if number + 1 < len(hints) else ""

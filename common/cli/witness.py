@@ -39,11 +39,9 @@ def note(path: Path) -> None:
     partial = target.with_suffix(".part")
     partial.write_text(json.dumps(value), encoding="utf-8")
     os.replace(partial, target)
-    laid = json.loads((ROOT / ".shadow.json").read_text(encoding="utf-8"))
-    if place in laid:
-        print(
-            f"[thirty] {value['process']} runs {laid[place]['path']}, sha256 {digest[:12]}", file=sys.stderr
-        )
+    shadow = json.loads((ROOT / ".shadow.json").read_text(encoding="utf-8"))
+    if shadow["aloud"] and place in shadow["laid"]:
+        print(f"[thirty] {process()} runs {shadow['laid'][place]}, sha256 {digest[:12]}", file=sys.stderr)
 
 
 def process() -> str:
