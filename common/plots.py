@@ -1,6 +1,6 @@
 """One look for every picture: quiet axes, large type, colours that colour-blind readers can tell apart.
 
-Nothing here touches matplotlib's global state: a figure is an object, and `save` writes all of it or nothing.
+Nothing here leaves a trace in matplotlib's global state: a figure is an object, and `save` writes it whole.
 """
 
 from collections.abc import Callable, Mapping, Sequence
@@ -8,6 +8,7 @@ from io import BytesIO
 from pathlib import Path
 
 import numpy as np
+from matplotlib import rc_context
 from matplotlib.figure import Figure
 
 from common.files import whole_file
@@ -19,7 +20,8 @@ INK, QUIET, GRID = "#222222", "#777777", "#E8E8E8"
 def figure(rows: int = 1, columns: int = 1, *, width=7.0, height=4.2, projection: str | None = None):
     """(fig, axes): axes is an array (rows, columns), dressed in the house look; sizes in inches."""
     fig = Figure(figsize=(width, height), dpi=130, layout="constrained", facecolor="white")
-    axes = fig.subplots(rows, columns, squeeze=False, subplot_kw={"projection": projection})
+    with rc_context({"grid.color": GRID}):  # a 3D axis asks for its grid's colour once, when it is made
+        axes = fig.subplots(rows, columns, squeeze=False, subplot_kw={"projection": projection})
     for ax in axes.flat:
         dress(ax)
     return fig, axes

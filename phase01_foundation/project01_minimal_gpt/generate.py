@@ -4,6 +4,7 @@ It takes the newest finished run of this project, or the one that `--run_folder`
 the same text.
 """
 
+import json
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -56,11 +57,15 @@ def load(folder, device="cpu"):
     return model.eval(), Characters(saved["symbols"])
 
 
-def newest(preset=""):
-    """The folder of the run of `train` that finished last (of this preset, if given); None without one."""
-    done = [path.parent for path in (runs() / Path(__file__).parent.name).glob(f"{preset}*/gpt.safetensors")
-            if (path.parent / "result.json").exists()]
-    return max(done, key=lambda folder: (folder / "result.json").stat().st_mtime, default=None)
+def newest(preset=None, corpus=None):
+    """The folder of the run that finished last, of this preset and corpus if given; None without one."""
+    done = {}
+    for path in (runs() / Path(__file__).parent.name).glob("*/gpt.safetensors"):
+        if (result := path.with_name("result.json")).exists():
+            found = json.loads(result.read_text(encoding="utf-8"))
+            if preset in (None, found["preset"]) and corpus in (None, found["corpus"]):
+                done[result.stat().st_mtime] = path.parent
+    return done[max(done)] if done else None
 
 
 def trained(config, folder, device, say=print):

@@ -39,7 +39,7 @@ class Config:
     """Sequences in a step."""
     steps: int = 2000
     """Updates of the weights."""
-    learning_rate: float = 1e-3
+    learning_rate: float = 4e-3
     """Highest size of an update; it warms up over 100 steps and falls to a tenth along a cosine."""
     eval_every: int = 250
     """Steps from one validation, sample and checkpoint to the next."""
@@ -66,7 +66,7 @@ PRESETS = {
                     eval_every=100),
     "cpu": Config(),
     "gpu": Config(n_layer=6, n_head=6, d_model=384, context=256, dropout=0.2, batch_size=64, steps=5000,
-                  precision="bf16"),
+                  learning_rate=1e-3, precision="bf16"),
 }
 
 
@@ -114,7 +114,7 @@ def fit(model, config, characters, train_ids, val_ids, folder, *, resume=False, 
 
     def sample(step, metrics):
         page = folder / "samples" / f"step_{step:05}.txt"
-        page.parent.mkdir(exist_ok=True)
+        page.parent.mkdir(parents=True, exist_ok=True)
         page.write_text(complete(model, characters, n=300, seed=config.seed), encoding="utf-8")
 
     history = train(Surprise(model), batch_at, config.train_config(), folder=folder, resume=resume, say=say,
