@@ -4,6 +4,8 @@ from pathlib import Path
 
 import pytest
 
+os.environ["THIRTY_OFFLINE"] = "1"  # nothing is downloaded in a test, nor by the processes that a test starts
+
 
 def pytest_collection_modifyitems(items):
     for marker, reason in (("needs_data", no_data()), ("gpu", no_gpu(items))):
