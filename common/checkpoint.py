@@ -196,9 +196,12 @@ def _whole(value: Any) -> Any:
 
 
 def _like(value: Any, target: Tensor) -> Any:
-    """`value` sharded as `target` is, if it is a tensor of its shape; anything else as it is."""
-    if not (hasattr(target, "full_tensor") and isinstance(value, Tensor) and value.shape == target.shape):
+    """`value` sharded and strided as `target` is, if it is a tensor of its shape; anything else as it is."""
+    if not (isinstance(value, Tensor) and value.shape == target.shape):
         return value
-    from torch.distributed.tensor import distribute_tensor
-    value = value.to(target.device)
-    return distribute_tensor(value, target.device_mesh, target.placements, src_data_rank=None)
+    if hasattr(target, "full_tensor"):
+        from torch.distributed.tensor import distribute_tensor
+        value = value.to(target.device)
+        return distribute_tensor(value, target.device_mesh, target.placements, src_data_rank=None)
+    # a fused optimizer walks through parameter and moments as they lie in memory
+    return torch.empty_like(target, dtype=value.dtype, device="cpu").copy_(value)

@@ -89,9 +89,8 @@ def seed_all(seed: int) -> None:
 
 def rng_state(device: torch.device) -> dict:
     """The state of every random generator a run may draw from: Python's, NumPy's, torch's, the device's."""
-    version, words, gauss = random.getstate()
     kind, keys, *rest = np.random.get_state()
-    state = {"python": [version, torch.tensor(words), gauss], "torch": torch.get_rng_state(),
+    state = {"python": random.getstate(), "torch": torch.get_rng_state(),
              "numpy": [kind, torch.from_numpy(keys.astype(np.int64)), *rest]}
     if device.type in ("cuda", "mps"):
         state["device"] = getattr(torch, device.type).get_rng_state()
@@ -100,8 +99,7 @@ def rng_state(device: torch.device) -> dict:
 
 def set_rng_state(state: Mapping, device: torch.device) -> None:
     """Put the generators back as `rng_state` found them."""
-    version, words, gauss = state["python"]
-    random.setstate((version, tuple(words.tolist()), gauss))
+    random.setstate(state["python"])
     kind, keys, *rest = state["numpy"]
     np.random.set_state((kind, keys.numpy().astype(np.uint32), *rest))
     torch.set_rng_state(state["torch"])

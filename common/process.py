@@ -6,9 +6,11 @@ import os
 import signal
 import threading
 from collections.abc import Callable
+from contextlib import AbstractContextManager, nullcontext
 from typing import Any
 
 import torch.distributed as dist
+from torch import nn
 
 from common.errors import UserError
 
@@ -58,6 +60,13 @@ def on_first(do: Callable[[], Any]) -> Any:
     if error:
         raise error
     return value
+
+
+def exchange(objective: nn.Module, last: bool) -> AbstractContextManager:
+    """Around a backward pass: ranks exchange their gradients once an update, with its last micro-batch."""
+    if hasattr(objective, "set_requires_gradient_sync"):                            # FSDP2
+        objective.set_requires_gradient_sync(last)
+    return objective.no_sync() if hasattr(objective, "no_sync") and not last else nullcontext()     # DDP
 
 
 class Stop:

@@ -25,7 +25,7 @@ from torch.optim import Optimizer
 from common import checkpoint
 from common.device import rng_state, same_draws, set_rng_state
 from common.errors import UserError
-from common.process import Stop, first_of, of_all, on_first, rank, several, world_size
+from common.process import Stop, exchange, first_of, of_all, on_first, rank, several, world_size
 from common.progress import Clock, History, Report
 from common.recipe import BEST, LAST, METRICS, TrainConfig, adamw, claim, learning_rate, parameter_groups
 
@@ -128,12 +128,12 @@ class Loop:
         for micro in range(n):
             batch = self.batch_at(self.step * n + micro)
             self.tokens += (self.config.tokens_per_batch or _size(batch)) * world_size()
-            with _exchange(self.objective, last=micro == n - 1):
+            with exchange(self.objective, last=micro == n - 1):
                 with self.autocast():
                     loss = self.objective(batch)
                 (loss / n).backward()
             losses.append(loss.detach())
-        mean = torch.stack(losses).mean()
+        mean = sum(losses) / n
         return mean.to(torch.promote_types(mean.dtype, torch.float32))
 
     def clip(self) -> Tensor:
@@ -284,13 +284,6 @@ def evaluating(objective: nn.Module, device: torch.device) -> Iterator[None]:
     finally:
         for module, mode in modes:
             module.training = mode
-
-
-def _exchange(objective: nn.Module, last: bool):
-    """Ranks exchange gradients once an update, with its last micro-batch."""
-    if hasattr(objective, "set_requires_gradient_sync"):                            # FSDP2
-        objective.set_requires_gradient_sync(last)
-    return objective.no_sync() if hasattr(objective, "no_sync") and not last else nullcontext()     # DDP
 
 
 def _size(batch: Any) -> int:

@@ -86,6 +86,28 @@ def test_an_optimizer_goes_on_as_if_nothing_had_been(tmp_path, make):
     assert torch.equal(model.norm.weight, other.norm.weight)
 
 
+def test_a_parameter_that_lies_transposed_in_memory_goes_on_too(tmp_path):
+    """A fused optimizer goes through memory in order, so the moments have to lie as their parameter does."""
+    def step(w, optimizer):
+        w.grad = torch.arange(12.0).reshape(3, 4).t().contiguous().t()
+        optimizer.step()
+    def make():
+        model = nn.Module()
+        model.w = nn.Parameter(torch.zeros(4, 3).t())
+        return model, torch.optim.AdamW(model.parameters(), lr=0.1, fused=True)
+    (model, optimizer), (other, fresh) = make(), make()
+    step(model.w, optimizer)
+    checkpoint.write(tmp_path / "x", {"w": checkpoint.weights(model),
+                                      "o": [checkpoint.optimizer_state(optimizer, model)]})
+    state = checkpoint.read(tmp_path / "x")
+    checkpoint.load_weights(other, state["w"])
+    checkpoint.load_optimizers([fresh], other, state["o"])
+    assert fresh.state[other.w]["exp_avg"].stride() == other.w.stride() == (1, 3)
+    step(model.w, optimizer)
+    step(other.w, fresh)
+    assert torch.equal(model.w, other.w)
+
+
 def test_moments_wider_than_the_parameters_keep_their_dtype(tmp_path):
     """torch's load_state_dict casts them to the parameters' dtype: 16 bits lost at each resume."""
     model = Tied().bfloat16()
