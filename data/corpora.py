@@ -18,7 +18,7 @@ from pathlib import Path
 
 from common.cli.paths import cache, home
 from common.errors import UserError
-from data import python_manual
+from data import python_manual, tinytown
 from data.download import Unreachable, download
 from data.files import digest, pieces, records, write
 
@@ -130,6 +130,8 @@ CORPORA = (
     ), is_rows=True),
     Corpus("python-manual", "the manual and docstrings that every Python carries, 1.3 MB", "PSF-2.0",
            build=python_manual.text, stamp=python_manual.STAMP),
+    Corpus("tinytown", "pages of TinyTown, the generated world, 12 MB", "MIT",
+           build=lambda: tinytown.TinyTown().text(12 * MB), stamp=f"v{tinytown.VERSION}"),
 )
 
 
