@@ -59,8 +59,9 @@ def torch() -> Iterator[Line]:
     version, device, machine = json.loads(done.stdout.strip().splitlines()[-1])
     yield "torch", "ok", version
     yield "device", "ok", f"{device}: a kernel ran on it"
+    memory = (machine["ram_bytes"] or 0) / 1e9
     yield "machine", "ok", (f"{machine['gpu'] or 'no GPU'}, {machine['cpu']} ({machine['cpu_capability']}), "
-                            f"{machine['cores']} cores, {(machine['ram_bytes'] or 0) / 1e9:.0f} GB, {machine['os']}")
+                            f"{machine['cores']} cores, {memory:.0f} GB, {machine['os']}")
     for warning in (line for line in done.stderr.splitlines() if "Warning" in line):
         yield "device", "note", warning.strip()
     if device == "cpu":
