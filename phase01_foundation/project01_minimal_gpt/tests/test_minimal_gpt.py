@@ -7,6 +7,7 @@ import pytest
 import torch
 
 from common.cli.script import script
+from common.proofs import prove
 from phase01_foundation.project01_minimal_gpt import attention, generate, gpt, text, train
 
 TEXT = "to be or not to be, that is the question.\n" * 40
@@ -41,6 +42,11 @@ def refused(capsys, module, *arguments):
     assert stopped.value.code == 2
     assert len(lines) == 1, lines
     return lines[0]
+
+
+def test_wrong_solutions_are_caught():
+    """Every exercise: the stub fails, the reference passes, each wrong solution is caught."""
+    prove(__file__)
 
 
 PARTS = (attention.hide_future, attention.attend, attention.split_heads, attention.merge_heads,
