@@ -44,7 +44,7 @@ def pick(name: str = "auto") -> torch.device:
         if there:
             why = probe(kind)
             if not why:
-                return torch.device(kind)
+                return torch.device(kind)  # pragma: no cover - gpu
             warnings.warn(f"{kind} is there but does not work ({why}); using the CPU", stacklevel=2)
     return torch.device("cpu")
 
@@ -65,7 +65,7 @@ def probe(name: str) -> str | None:
 def dtype_for(device: torch.device) -> torch.dtype:
     """bfloat16 where matrix units make it the faster one to train with, else float32."""
     if device.type == "cuda":
-        fast = torch.cuda.is_bf16_supported(including_emulation=False)
+        fast = torch.cuda.is_bf16_supported(including_emulation=False)  # pragma: no cover - gpu
     elif device.type == "cpu":
         fast = any(getattr(torch.cpu, check, bool)() for check in ("_is_amx_tile_supported",
                                                                    "_is_avx512_bf16_supported"))
@@ -77,7 +77,7 @@ def dtype_for(device: torch.device) -> torch.dtype:
 def synchronize(device: torch.device) -> None:
     """Wait until the device has done all it was given; a clock read before that says nothing."""
     if device.type in ("cuda", "mps"):
-        getattr(torch, device.type).synchronize()
+        getattr(torch, device.type).synchronize()  # pragma: no cover - gpu
 
 
 def seed_all(seed: int) -> None:
@@ -93,7 +93,7 @@ def rng_state(device: torch.device) -> dict:
     state = {"python": random.getstate(), "torch": torch.get_rng_state(),
              "numpy": [kind, torch.from_numpy(keys.astype(np.int64)), *rest]}
     if device.type in ("cuda", "mps"):
-        state["device"] = getattr(torch, device.type).get_rng_state()
+        state["device"] = getattr(torch, device.type).get_rng_state()  # pragma: no cover - gpu
     return state
 
 
@@ -104,7 +104,7 @@ def set_rng_state(state: Mapping, device: torch.device) -> None:
     np.random.set_state((kind, keys.numpy().astype(np.uint32), *rest))
     torch.set_rng_state(state["torch"])
     if device.type in ("cuda", "mps") and "device" in state:
-        getattr(torch, device.type).set_rng_state(state["device"])
+        getattr(torch, device.type).set_rng_state(state["device"])  # pragma: no cover - gpu
 
 
 @contextmanager
@@ -122,9 +122,10 @@ def same_draws(device: torch.device) -> Iterator[None]:
 def peak_memory(device: torch.device) -> int:
     """Most bytes held since `reset_peak`: by torch's allocator on CUDA, by the process on a CPU."""
     if device.type == "cuda":
-        return torch.cuda.max_memory_allocated(device)
+        return torch.cuda.max_memory_allocated(device)  # pragma: no cover - gpu
     if device.type == "mps":
-        return torch.mps.driver_allocated_memory()        # grows and is not given back: as near as it comes
+        # it grows and is not given back: as near to a peak as MPS comes
+        return torch.mps.driver_allocated_memory()  # pragma: no cover - gpu
     if sys.platform == "win32":
         return _windows_peak()
     status = Path("/proc/self/status")
@@ -137,7 +138,7 @@ def peak_memory(device: torch.device) -> int:
 
 def reset_peak(device: torch.device) -> bool:
     """Start `peak_memory` anew; False where the system cannot (the peak is then over the whole process)."""
-    if device.type == "cuda":
+    if device.type == "cuda":  # pragma: no cover - gpu
         torch.cuda.reset_peak_memory_stats(device)
         return True
     try:
