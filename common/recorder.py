@@ -102,7 +102,9 @@ def explain(info: pytest.ExceptionInfo | None) -> dict[str, str | None]:
         (path, line) for path, line in places if path.is_relative_to(Path.cwd()) and "tests" not in path.parts
     ]
     where = f"{inside[-1][0].relative_to(Path.cwd()).as_posix()}:{inside[-1][1]}" if inside else None
-    return {"message": brief(info.exconly(tryshort=True)), "where": where, "kind": info.typename}
+    unreadable = isinstance(info.value, SyntaxError)  # of which the words are the last of four lines
+    words = f"{info.typename}: {info.value.msg}" if unreadable else info.exconly(tryshort=True)
+    return {"message": brief(words.removeprefix("AssertionError: ")), "where": where, "kind": info.typename}
 
 
 def brief(text: str) -> str:

@@ -69,14 +69,14 @@ def test_tree_is_a_copy(root):
 
 
 def test_spawned_processes_run_the_learners_file(root, my):
-    """A pool that spawns, and classes of the learner's file pickled on their way back."""
+    """Two ranks, and instances of the learner's class pickled on their way back."""
     files = shadow.mine(my, root / "phase99_toy/project99_toy")
     with shadow.tree(root, files, aloud=True) as target:
         done = python(target, "-m", RANKS, "spawn")
         assert done.stdout == "[Total(value=20), Total(value=40)]\n", done.stderr
         notes = [note for note in shadow.notes(target) if note.place == PLACE]
     assert len({note.pid for note in notes}) == 3 and {note.sha256 for note in notes} == {files[0].sha256}
-    assert sorted(n.process for n in notes) == ["SpawnPoolWorker-1", "SpawnPoolWorker-2", "main process"]
+    assert sorted(n.process for n in notes) == ["SpawnProcess-1", "SpawnProcess-2", "main process"]
     assert done.stderr.count(f"runs {my}/project99_toy/toy.py, sha256 {files[0].sha256[:12]}") == 3
 
 

@@ -11,9 +11,19 @@ def give(number):
     return Counter().add(running_sum([number, number])[-1])
 
 
+def answer(queue, number):
+    queue.put(give(number))
+
+
 if __name__ == "__main__":
     if sys.argv[1:] == ["spawn"]:
-        with multiprocessing.get_context("spawn").Pool(2) as pool:
-            print(pool.map(give, [1, 2], chunksize=1))
+        spawn = multiprocessing.get_context("spawn")
+        queue = spawn.Queue()
+        ranks = [spawn.Process(target=answer, args=(queue, number)) for number in (1, 2)]
+        for rank in ranks:
+            rank.start()
+        print(sorted([queue.get(), queue.get()], key=lambda total: total.value))
+        for rank in ranks:
+            rank.join()
     else:
         print(give(1))
