@@ -5,7 +5,7 @@ four are special. The run ends with what it learned, what it saves, and whether 
 """
 
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 
 from common import tokenizer
@@ -37,7 +37,7 @@ class Config:
 
 
 PRESETS = {
-    "smoke": Config(vocab_size=600, characters=100_000, save=False),
+    "smoke": Config(corpus="python-manual", vocab_size=600, characters=100_000, save=False),
     "cpu": Config(),
     "gpu": Config(),
     "paper": Config(corpus="wikitext103", workers=2),
@@ -60,9 +60,10 @@ def texts(corpus: str, characters: int, say) -> Iterator[str]:
 
 
 def held_out(chunks, every: int = 10) -> tuple[list[str], list[str]]:
-    """(to learn from, to judge by): every tenth chunk is kept away from training."""
+    """Bytes a token, the share of ids in use, and whether the text comes back, on text not learned from."""
     chunks = list(chunks)
-    return [c for i, c in enumerate(chunks) if i % every], chunks[::every]
+    judge = chunks[every - 1 :: every]
+    return [c for i, c in enumerate(chunks) if i % every != every - 1], judge or chunks
 
 
 def measure(bpe: BPE, chunks: list[str]) -> dict[str, float]:
@@ -89,7 +90,7 @@ def main(config, run):
     if not names:
         raise UserError("--corpus names no corpus; for example --corpus shakespeare")
     stream = (piece for name in names for piece in texts(name, config.characters, run.say))
-    learn, judge = held_out(cut(stream, SPECIAL, size=10_000))
+    learn, judge = held_out(cut(stream, SPECIAL, size=1000))
     bpe = train(learn, config.vocab_size, SPECIAL, min_frequency=config.min_frequency, workers=config.workers)
     if len(bpe) < config.vocab_size:
         run.say(f"the text has pairs for {len(bpe)} ids only, not for {config.vocab_size}: add text")
@@ -106,9 +107,10 @@ def main(config, run):
 def save(bpe: BPE, folder: Path, config: Config, names: list[str]) -> None:
     """tokenizer.json, the chat template beside it, and a card that says what it was made from."""
     bpe.save(folder)
-    tokenizer.write_chat_config(folder)
-    made = {"made_by": "project02_tokenizer", "corpus": names, "vocab_size": len(bpe)}
-    write_json(folder / "card.json", made | {"tokenizer_hash": tokenizer.load(folder).hash})
+    saved = tokenizer.load(folder)  # as all later projects see it
+    saved.save(folder)
+    made = {"made_by": "project02_tokenizer", "corpus": names, "config": asdict(config)}
+    write_json(folder / "card.json", {**made, "tokenizer_sha256": saved.sha256})
 
 
 if __name__ == "__main__":
