@@ -246,6 +246,11 @@ def test_ranks_need_a_named_folder_and_only_the_first_speaks(toy, tmp_path):
     assert "add --out" in toy("smoke", WORLD_SIZE="2", RANK="1").stderr
     second = toy("smoke", "--out", str(tmp_path / "ranks"), WORLD_SIZE="2", RANK="1")
     assert (second.returncode, second.stdout) == (0, "") and not (tmp_path / "ranks").exists()
+    first = {"WORLD_SIZE": "2", "RANK": "0"}
+    assert toy("cpu", "--fail", "half", "--out", str(tmp_path / "ranks"), **first).returncode == 1
+    again = toy("cpu", "--fail", "half", "--out", str(tmp_path / "ranks"), **first)
+    assert again.returncode == 2 and "add --resume" in again.stderr
+    assert toy("cpu", "--fail", "half", "--out", str(tmp_path / "ranks"), "--resume", **first).returncode == 1
 
 
 def test_a_folder_belongs_to_one_run_at_a_time(tmp_path):

@@ -166,6 +166,14 @@ def test_smoke_stops_at_ctrl_c(thirty, monkeypatch):
     assert thirty("smoke", "1")[::2] == (130, "stopped by Ctrl-C\n")
 
 
+@pytest.mark.parametrize("argv", [["list"], ["run", "1"]])
+def test_a_python_without_the_core_is_one_line(thirty, started, monkeypatch, argv):
+    monkeypatch.setattr(extras, "missing", lambda extra: ["tyro", "torch"])
+    monkeypatch.setitem(sys.modules, "tyro", None)
+    code, _, error = thirty(*argv)
+    assert (code, error.count("\n")) == (2, 1) and "lacks tyro, torch" in error and started == []
+
+
 # Extras
 
 @pytest.fixture
@@ -202,6 +210,12 @@ def test_need_installs_through_the_launcher_after_one_line(lacking, monkeypatch,
         extras.need(["finetune"], "project 4")
         assert calls == [["bash", "/somewhere/thirty", "--install", "finetune"]]
         assert capsys.readouterr().out.count("\n") == lines
+
+
+def test_an_unknown_extra_is_one_line():
+    command = [sys.executable, str(ROOT / "common/cli/extras.py"), "hubb"]
+    done = subprocess.run(command, capture_output=True, text=True)
+    assert (done.returncode, done.stdout, done.stderr.count("\n")) == (1, "", 1) and "hub, " in done.stderr
 
 
 # Doctor

@@ -59,6 +59,13 @@ def main(argv: list[str]) -> int:
     except UserError as error:
         print(f"error: {error}", file=sys.stderr)
         return 2
+    except ModuleNotFoundError as error:
+        from common.cli.extras import missing
+        if not (lacking := missing("core")):
+            raise
+        print(f"error: {error.name} is not in {sys.executable}, which lacks {', '.join(lacking)}: "
+              "use ./thirty, or install them with python -m pip install -c constraints.txt", file=sys.stderr)
+        return 2
     except KeyboardInterrupt:
         print("stopped by Ctrl-C", file=sys.stderr)
         return 130

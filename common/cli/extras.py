@@ -84,4 +84,6 @@ def command(extra: str) -> str:
 
 
 if __name__ == "__main__":
+    if unknown := [name for name in sys.argv[1:] if name not in table()]:
+        sys.exit(f"error: no extra {unknown[0]!r}: there are {', '.join(SIZES)}")
     print("\n".join(requirement for extra in ["core", *sys.argv[1:]] for requirement in requirements(extra)))

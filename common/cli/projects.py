@@ -76,8 +76,10 @@ def main_script(card: Card) -> str:
 
 
 def need(card: Card) -> None:
-    """The extras on the card, installed or spoken of."""
-    from common.cli.extras import need
+    """The core, without which nothing runs, and the extras on the card, installed or spoken of."""
+    from common.cli.extras import missing, need
+    if lacking := missing("core"):
+        raise ModuleNotFoundError(name=lacking[0])
     need(card.extras, f"project {card.number}")
 
 

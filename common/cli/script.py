@@ -163,15 +163,19 @@ def describe(presets: Mapping[str, Any]) -> list[str]:
 
 
 def choose(file: Path, preset: str, config: Any, where: Where) -> folders.Place:
-    """The run's folder. Under torchrun the first rank makes it, so it has to be named."""
-    if int(os.environ.get("WORLD_SIZE", 1)) > 1 and where.out is None:
+    """The run's folder. Under torchrun only the first rank looks into it; the others go by what was typed."""
+    several = int(os.environ.get("WORLD_SIZE", 1)) > 1
+    if several and where.out is None:
         raise UserError("several ranks need one folder: add --out FOLDER")
     if rank() > 0:
         return folders.Place(where.out.resolve(), where.resume)
     identity = {"script": file.stem, "preset": preset, "config": plain(config)}
     label = preset if file.stem == "train" else f"{file.stem}-{preset}"
-    return folders.choose(runs() / file.parent.name / label, identity,
-                          where.out and where.out.expanduser().resolve(), where.resume)
+    place = folders.choose(runs() / file.parent.name / label, identity,
+                           where.out and where.out.expanduser().resolve(), where.resume)
+    if several and place.resumed and not where.resume:
+        raise UserError(f"--out {where.out} holds an unfinished run: add --resume to go on with it")
+    return place
 
 
 def plain(config: Any) -> dict:
