@@ -60,15 +60,14 @@ def texts(corpus: str, characters: int, say) -> Iterator[str]:
 
 
 def held_out(chunks, every: int = 10) -> tuple[list[str], list[str]]:
-    """Bytes a token, the share of ids in use, and whether the text comes back, on text not learned from."""
+    """(to learn from, to judge by): every tenth chunk is kept away from training; of a short text, none."""
     chunks = list(chunks)
     judge = chunks[every - 1 :: every]
     return [c for i, c in enumerate(chunks) if i % every != every - 1], judge or chunks
 
 
 def measure(bpe: BPE, chunks: list[str]) -> dict[str, float]:
-    """Bytes a token, the share of ids that are used, and whether the text comes back, on text not learned
-    from."""
+    """Bytes a token and the share of ids in use. AssertionError where the text does not come back."""
     text = "".join(chunks)
     ids = bpe.encode(text)
     if bpe.decode(ids, errors="strict") != text:
