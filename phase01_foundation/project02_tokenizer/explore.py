@@ -13,7 +13,7 @@ from common.device import seed_all
 from data import corpora
 
 from .fast_bpe import BPE, cut, train
-from .train import SPECIAL
+from .train import SPECIAL, texts
 
 SCRIPTS = {
     "English": "The quick brown fox jumps over the lazy dog, and the dog does not mind at all.",
@@ -153,7 +153,7 @@ def break_special_ids(bpe, say):
 
 
 def main(config, run):
-    stream = corpora.load(config.corpus, say=run.say)[: config.characters]
+    stream = "".join(texts(config.corpus, config.characters, run.say))
     border = len(stream) * 9 // 10
     learn, unseen = stream[:border], stream[border:]
     manual = corpora.load("python-manual")[: len(unseen)]
