@@ -20,6 +20,7 @@ from torch.nn.parallel import DistributedDataParallel
 from torch.optim import Optimizer
 
 from common.errors import UserError
+from common.files import umask
 
 FORMAT = "thirty-checkpoint-1"
 
@@ -38,6 +39,7 @@ def write(path: Path, state: dict) -> None:
         save_file(tensors, writing / path.name, metadata=header)
         with open(writing / path.name, "r+b") as file:
             os.fsync(file.fileno())
+        os.chmod(writing / path.name, 0o666 & ~umask())      # safetensors lets only their owner read them
         os.replace(writing / path.name, path)
     except SafetensorError as error:                  # so it says that the disk is full
         raise OSError(str(error)) from error

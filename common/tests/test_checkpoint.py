@@ -236,6 +236,12 @@ def test_a_full_disk_leaves_the_last_checkpoint(tmp_path, monkeypatch, where):
     assert checkpoint.read(tmp_path / "x") == {"step": 1} and os.listdir(tmp_path) == ["x"]
 
 
+def test_whoever_may_read_other_files_may_read_a_checkpoint(tmp_path):
+    (tmp_path / "plain").write_text("")
+    checkpoint.write(tmp_path / "x", {"step": 1})
+    assert (tmp_path / "x").stat().st_mode == (tmp_path / "plain").stat().st_mode
+
+
 def test_what_a_killed_writer_left_is_swept_up(tmp_path):
     (tmp_path / ".writing").mkdir()
     (tmp_path / ".writing" / "half").write_bytes(b"x" * 1000)
