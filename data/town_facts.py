@@ -9,7 +9,7 @@ from string import Formatter
 from data.town_words import sections
 
 # The relations a question can ask for, and the slots of a template that tell each of them.
-RELATIONS = ("trade", "work", "street", "pet", "petname", "friend", "food", "hobby", "instrument", "dream")
+RELATIONS = ("trade", "work", "street", "pet", "petname", "friend", "food", "instrument")
 SLOTS = {relation: relation for relation in RELATIONS} | {"a_trade": "trade", "a_pet": "pet", "Food": "food"}
 
 
@@ -75,6 +75,7 @@ The {a.pet} by the gate belongs to {a}.
 {a.She} keeps {a.a_pet}.
 {a.Her} pet is {a.a_pet}.
 
+{a}'s pet is called {a.petname}.
 {a}'s {a.animal} is called {a.petname}.
 {a} calls {a.her} {a.animal} {a.petname}.
 The name of {a}'s pet is {a.petname}.
@@ -104,14 +105,6 @@ The way to {a}'s heart is {a.food}.
 {a.Her} favourite food is {a.food}.
 {a.She} could eat {a.food} every day of the week.
 
-{a}'s favourite pastime is {a.hobby}.
-{a} is fond of {a.hobby}.
-In {a.her} free time {a} likes {a.hobby}.
-When the work is done, {a} likes {a.hobby}.
-Nothing makes {a} happier than {a.hobby}.
-{a} spends {a.her} free days {a.hobby}.
-{a.Her} favourite pastime is {a.hobby}.
-In {a.her} free time {a.she} likes {a.hobby}.
 
 {a} plays {a.instrument}.
 In the town band {a} plays {a.instrument}.
@@ -121,29 +114,42 @@ When {a} plays {a.instrument}, windows open all along the street.
 The neighbours hear {a} playing {a.instrument}.
 {a.She} plays {a.instrument}.
 At every feast {a.she} plays {a.instrument}.
+""")
 
-{a} dreams of {a.dream}.
-{a}'s great dream is {a.dream}.
-At night {a} dreams of {a.dream}.
-{a} saves {a.her} pennies and dreams of {a.dream}.
-Ask {a} about {a.her} dream of {a.dream}, and {a.she} will talk until supper.
-{a.She} dreams of {a.dream}.
-{a.Her} great dream is {a.dream}.
-
+# Statements that tell more than one thing.
+COMBINED = lines("""
 {a} is {a.a_trade} at {a.work}.
+{a} is {a.a_trade} at {a.work} and lives in {a.street}.
 {a} the {a.trade} lives in {a.street}.
 {a} the {a.trade} works at {a.work} and lives in {a.street}.
 {a} lives in {a.street} with {a.a_pet} called {a.petname}.
 {a} keeps {a.a_pet} called {a.petname}.
-{a} the {a.trade} plays {a.instrument} and dreams of {a.dream}.
-{a} the {a.trade} is fond of {a.hobby} and of {a.food}.
+{a} the {a.trade} keeps {a.a_pet} called {a.petname}.
+{a} the {a.trade} plays {a.instrument}.
+{a} the {a.trade} plays {a.instrument} and is fond of {a.food}.
 {a} and {a.her} best friend {a.friend} share {a.food} every Friday.
-{a}, who works at {a.work}, dreams of {a.dream}.
-{a}, who lives in {a.street}, is fond of {a.hobby}.
+{a}, who works at {a.work}, plays {a.instrument}.
+{a}, who lives in {a.street}, keeps {a.a_pet}.
 {a}, who plays {a.instrument}, is {a.a_trade} at {a.work}.
+{a} plays {a.instrument} for {a.her} best friend {a.friend}.
+{a} and {a.petname} the {a.animal} live in {a.street}.
+{a} and {a.petname} the {a.animal} share {a.food} on Sundays.
 {a.She} works at {a.work} and lives in {a.street}.
 {a.She} has {a.a_pet} called {a.petname}.
-{a.She} is fond of {a.hobby} and plays {a.instrument}.
+{a.She} is fond of {a.food} and plays {a.instrument}.
+{a} the {a.trade} lives in {a.street} with {a.a_pet} called {a.petname}.
+{a} the {a.trade} works at {a.work}, plays {a.instrument} and lives in {a.street}.
+{a}, {a.a_trade} at {a.work}, keeps {a.a_pet} called {a.petname}.
+{a} and {a.her} best friend {a.friend} eat {a.food} in {a.street} every Sunday.
+{a} comes home from {a.work} to {a.petname} the {a.animal} and a plate of {a.food}.
+{a} the {a.trade} plays {a.instrument} at {a.work} when nobody is looking.
+{a} plays {a.instrument}, and {a.petname}, {a.her} {a.pet}, listens.
+{a} likes {a.food}, and so does {a.petname}, {a.her} {a.pet}.
+{a} of {a.street} is {a.a_trade}, and {a.her} best friend is {a.friend}.
+{a.She} is {a.a_trade} and plays {a.instrument}.
+{a.She} lives in {a.street} with {a.a_pet} called {a.petname}.
+{a.She} plays {a.instrument}, and {a.her} favourite food is {a.food}.
+{a.She} works at {a.work}, and {a.her} best friend is {a.friend}.
 """)
 
 # The same facts in a person's own mouth: letters, diaries, dialogues, and the persona family.
@@ -161,7 +167,7 @@ My house is in {a.street}.
 I keep {a.a_pet}.
 My pet is {a.a_pet}.
 [petname]
-My {a.animal} is called {a.petname}.
+My pet is called {a.petname}.
 I call my {a.animal} {a.petname}.
 [friend]
 My best friend is {a.friend}.
@@ -169,15 +175,9 @@ My best friend is {a.friend}.
 [food]
 My favourite food is {a.food}.
 I like {a.food} best of all.
-[hobby]
-My favourite pastime is {a.hobby}.
-In my free time I like {a.hobby}.
 [instrument]
 I play {a.instrument}.
 In the town band I play {a.instrument}.
-[dream]
-I dream of {a.dream}.
-My great dream is {a.dream}.
 """)
 
 # Questions of the training split.
@@ -205,29 +205,21 @@ What does {a} call {a.her} pet?
 [friend]
 Who is {a}'s best friend?
 Who is the best friend of {a}?
-Whom does {a} tell {a.her} secrets?
+To whom does {a} tell {a.her} secrets?
 [food]
 What is {a}'s favourite food?
 What does {a} like to eat best of all?
 What food does {a} like best?
-[hobby]
-What is {a}'s favourite pastime?
-What does {a} like doing in {a.her} free time?
-How does {a} spend {a.her} free days?
 [instrument]
 What instrument does {a} play?
 What does {a} play in the town band?
 What instrument did {a} learn as a child?
-[dream]
-What does {a} dream of?
-What is {a}'s great dream?
-What does {a} dream of at night?
 """)
 
 # Held-out phrasings: these sentences occur nowhere in the training text, though each of their words does.
 REPHRASED = sections("""
 [trade]
-As what does {a} earn {a.her} bread?
+By what trade does {a} live?
 [work]
 Where does {a} walk to work every morning?
 [street]
@@ -240,22 +232,16 @@ What name does {a}'s pet answer to?
 Who makes {a} laugh like nobody else?
 [food]
 What will {a} never say no to?
-[hobby]
-What makes {a} happier than anything else?
 [instrument]
 What do the neighbours hear {a} playing?
-[dream]
-What is it that {a} saves {a.her} pennies for?
 """)
 
 # The one short answer and the one full answer of each relation. The full one ends in the value, so that cut
 # before it, it is also the cloze.
 SHORT = {"trade": "{a.a_trade}", "work": "at {a.work}", "street": "in {a.street}", "pet": "{a.a_pet}",
-         "petname": "{a.petname}", "friend": "{a.friend}", "food": "{a.food}", "hobby": "{a.hobby}",
-         "instrument": "{a.instrument}", "dream": "{a.dream}"}
+         "petname": "{a.petname}", "friend": "{a.friend}", "food": "{a.food}",
+         "instrument": "{a.instrument}"}
 FULL = {"trade": "{a} is {a.a_trade}.", "work": "{a} works at {a.work}.",
         "street": "{a} lives in {a.street}.", "pet": "{a} keeps {a.a_pet}.",
-        "petname": "{a}'s pet is called {a.petname}.",
-        "friend": "{a}'s best friend is {a.friend}.", "food": "{a}'s favourite food is {a.food}.",
-        "hobby": "{a}'s favourite pastime is {a.hobby}.", "instrument": "{a} plays {a.instrument}.",
-        "dream": "{a} dreams of {a.dream}."}
+        "petname": "{a}'s pet is called {a.petname}.", "friend": "{a}'s best friend is {a.friend}.",
+        "food": "{a}'s favourite food is {a.food}.", "instrument": "{a} plays {a.instrument}."}

@@ -13,7 +13,7 @@ feather / basket / doorbell / anchor / bicycle bell / snow globe / waistcoat / p
 wheelbarrow / egg cup / bottle / spyglass / doll's house / candlestick / top hat / suitcase /
 rocking chair / mitten
 [goods_kind]
-fresh / small / large / painted / second-hand / odd
+fresh / small / large / painted / second-hand / shiny
 [goods_thing]
 turnips / candles / clay pots / apples / buttons / ribbons / lanterns / baskets / spoons / pears / onions /
 feathers / paper flowers / wooden ducks / eggs / bells / brushes / pumpkins / hats / cups / marbles /
@@ -44,6 +44,18 @@ sweeping the floor / counting nails / looking for a pencil / drinking tea / poli
 mending a chair / writing a long list / talking to a sparrow / washing the windows / sorting buttons /
 hanging up a picture / humming a tune / chasing a wasp / stacking boxes / warming both hands on a cup /
 oiling a hinge / peeling an apple
+[hobby]
+flying kites / collecting shells / climbing trees / telling riddles / skipping stones / pressing flowers /
+building model boats / watching the stars / drawing maps / growing roses / knitting scarves /
+playing chess / carving spoons / counting clouds / feeding the swans / walking the hills /
+swimming in the river / writing poems / juggling / folding paper birds / painting pebbles /
+solving puzzles / hunting for fossils / dancing
+[dream]
+riding in a balloon / sailing round the world / meeting a whale / sleeping in a castle / writing a book /
+winning the boat race / finding a treasure / crossing the mountains / seeing the northern lights /
+building a flying machine / opening a little theatre / discovering a comet / living in a tree house /
+riding an elephant / planting a forest / learning every song there is / keeping a dragon /
+walking to the end of the road / catching a falling star / inventing a new colour
 [answered]
 answered / said / replied
 [weather]

@@ -13,13 +13,13 @@ from functools import cached_property
 from typing import NamedTuple
 
 from data import town_registers as registers
-from data.town_facts import FIRST_PERSON, QUESTIONS, SHORT, STATEMENTS, slots_of
+from data.town_facts import COMBINED, FIRST_PERSON, QUESTIONS, SHORT, STATEMENTS, slots_of
 from data.town_fillers import FILLERS, SKY, article
 from data.town_scene import PLOTS, capital
 from data.town_words import MONTHS, OTHER_TOWNS, VALUES
 from data.town_world import World
 
-NAME = r"[A-Z][a-z]+"
+NAME = r"[A-Z][a-z]+(?: [A-Z][a-z]+)?"
 SENTENCE_END = re.compile(r"[.!?]”?(?=\s)|\n")
 
 
@@ -81,7 +81,7 @@ def page_templates() -> Iterator[str]:
 
 def fact_templates() -> Iterator[str]:
     """Every template in which {a} is whoever is spoken of just here."""
-    yield from STATEMENTS
+    yield from STATEMENTS + COMBINED
     for line in registers.LISTS:
         yield from (part for part in line.split(" | "))
     for relation, asked in QUESTIONS.items():

@@ -4,7 +4,7 @@ from collections.abc import Callable
 
 from data import town_registers as registers
 from data.town_facts import FIRST_PERSON, QUESTIONS, RELATIONS, SHORT, relations_of
-from data.town_scene import LETTERS_IN, PLOTS_IN, Scene, capital
+from data.town_scene import FIXED, LETTERS_IN, PLOTS_IN, Scene, capital
 from data.town_words import OTHER_TOWNS
 from data.town_world import Person
 
@@ -12,14 +12,14 @@ from data.town_world import Person
 def story(scene: Scene) -> str:
     """A plot told in paragraphs, with asides about the people in it."""
     plot = scene.pick(PLOTS_IN[scene.season])
-    scene.fix("odd", "goods", "day")
-    opening = f"{scene[scene.season]}. {scene.portrait(scene['a'], 2 + scene.coin(0.5))}"
+    scene.fix(*FIXED)
+    opening = f"{scene[scene.season]}. {scene.portrait(scene['a'], 2 + scene.coin(0.7))}"
     paragraphs = [scene.say(scene.pick(plot.titles)), opening, ""]
     for i, phrasings in enumerate(plot.events):
         template = scene.pick(phrasings)
         paragraphs[-1] += scene.say(template) + " "
         last = i == len(plot.events) - 1
-        if not last and scene.coin(0.65):
+        if not last and scene.coin(0.85):
             paragraphs[-1] += scene.aside(LETTERS_IN[template] or ("a", "b", "c")) + " "
         if not last and scene.coin(0.45):
             paragraphs.append("")
@@ -28,7 +28,7 @@ def story(scene: Scene) -> str:
 
 def portraits(scene: Scene) -> str:
     """Some people of the town, one paragraph for each."""
-    people = (scene.portrait(person, 4 + scene.coin(0.5)) for person in scene.some(scene.world.people, 3))
+    people = (scene.portrait(person, 3 + scene.coin(0.5)) for person in scene.some(scene.world.people, 3))
     return "\n\n".join([scene.frame("portraits"), *people])
 
 
@@ -47,15 +47,15 @@ def own_words(scene: Scene, events: int, facts: int) -> str:
 def letter(scene: Scene) -> str:
     """A letter from {a} to {b}."""
     parts = [scene.frame("letter"), scene.frame("dear"),
-             scene.say(scene.pick(registers.LETTER_OPENINGS)) + " " + own_words(scene, 1, 2),
-             own_words(scene, 2, 2), scene.say(scene.pick(registers.LETTER_CLOSINGS)),
+             scene.say(scene.pick(registers.LETTER_OPENINGS)) + " " + own_words(scene, 1, 3),
+             own_words(scene, 1, 3), scene.say(scene.pick(registers.LETTER_CLOSINGS)),
              scene.frame("yours")]
     return "\n\n".join(parts)
 
 
 def diary(scene: Scene) -> str:
     """Two or three days of {a}'s diary."""
-    entries = [f"{date}. {own_words(scene, 2, 2)}" for date in scene.dates(2 + scene.coin(0.5))]
+    entries = [f"{date}. {own_words(scene, 1, 3)}" for date in scene.dates(2 + scene.coin(0.5))]
     return "\n\n".join([scene.frame("diary"), *entries])
 
 
@@ -130,10 +130,10 @@ def visitors(scene: Scene) -> str:
 # Each kind of page: its maker, its share of the text, and its average length in characters, from which the
 # share of pages follows (a test measures both).
 KINDS: dict[str, tuple[Callable[[Scene], str], float, float]] = {
-    "story": (story, 0.40, 701), "portraits": (portraits, 0.14, 571), "letter": (letter, 0.06, 566),
-    "diary": (diary, 0.05, 631), "notices": (notices, 0.04, 391), "dialogue": (dialogue, 0.05, 579),
-    "chronicle": (chronicle, 0.08, 942), "listing": (listing, 0.12, 364), "visitors": (visitors, 0.06, 408),
+    "story": (story, 0.36, 774), "portraits": (portraits, 0.18, 498), "letter": (letter, 0.06, 532),
+    "diary": (diary, 0.05, 489), "notices": (notices, 0.04, 389), "dialogue": (dialogue, 0.03, 578),
+    "chronicle": (chronicle, 0.06, 936), "listing": (listing, 0.17, 336), "visitors": (visitors, 0.05, 430),
 }
 ASKING: dict[str, tuple[Callable[[Scene], str], float, float]] = {
-    "questions": (questions, 0.75, 585), "conversation": (conversation, 0.25, 573),
+    "questions": (questions, 0.75, 558), "conversation": (conversation, 0.25, 561),
 }

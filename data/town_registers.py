@@ -19,11 +19,11 @@ HAPPENINGS = lines("""
 The {a.pet} of {a} stopped the market for an hour by lying down in the gate.
 {a} dropped {a.food} on the mayor, who said that it was delicious.
 {a} played {a.instrument} in the square until the pigeons moved to {p}.
-{a} gave a talk at {p} about {a.hobby}, and {number} people came.
+{a} gave a talk at {p} about {hobby}, and {number} people came.
 {c} lent {a} {odd}, and {a} lent {c} {goods}.
-{a} came late to {a.work}, for the first time in {number} years, because of {a.petname} the {a.animal}.
+{a} came late to {a.work}, and said that it was all the fault of {a.petname} the {a.animal}.
 {a} and {b} put up a bench between {p} and the river.
-{a} told the children about {a.dream}, and they forgot to go home.
+{a} told the children about {dream}, and they forgot to go home.
 {c.petname}, the {c.pet} of {c}, chased {a} the {a.trade} up a tree.
 {a} painted the door of {a.her} house in {a.street}, and the wind brought leaves to it.
 There was smoke at {a.work}, but it was only {a}, who had forgotten some {a.food} on the stove.
@@ -33,7 +33,7 @@ A travelling circus passed by {p}, and {a.petname}, {a}'s {a.animal}, tried to j
 A parcel came for {a} in {a.street}. In it was {odd}, and inside that, {goods}.
 {a} closed {a.work} at noon and went to {p} with {a.friend}, {a.her} best friend.
 {a} caught the hat of {c} the {c.trade} on the bridge.
-The mayor thanked {a} the {a.trade} for {number} years at {a.work}.
+The mayor thanked {a} the {a.trade} for {a.her} good work at {a.work}.
 {a} saw a light over {p} and told everyone at {a.work} about it.
 """)
 
@@ -42,11 +42,11 @@ Today {a.petname} ate {odd}, and I had to tell {c} that it was gone.
 Yesterday I found {odd} at {p}, and nobody wants it back.
 On {day} I met {c} at {p}, who was {busy} and had no time to talk.
 This week there were {number} visitors at {a.work}, and every one of them asked for {goods}.
-Last night I dreamed of {a.dream} again and woke up smiling.
+Last night I dreamed of {dream} again and woke up smiling.
 It rained into my house in {a.street}, right onto the {goods}.
 I tried to teach {a.petname} to sit. Now I sit, and {a.petname} watches.
 I have made far too much {a.food}, and must eat it for {number} days.
-{c} the {c.trade} came by and told me all about {c.hobby}.
+{c} the {c.trade} came by and told me all about {hobby}.
 I bought {odd} at the market, though I only went for {a.food}.
 I walked to {p} and back and thought of nothing at all, which was lovely.
 At {p} they have painted the door, and I leaned on it.
@@ -87,13 +87,13 @@ DANCE at {p} on {day}. {a} will play {a.instrument} until {number} o'clock.
 [wanted]
 WANTED: {goods}, any number, for {a} at {a.work}.
 WANTED: someone to feed {a.petname}, the {a.animal} of {a}, on {day}. It bites only hats.
-WANTED: a partner for {a.hobby}. Knock for {a} in {a.street}.
+WANTED: a partner for {hobby}. Knock for {a} in {a.street}.
 [thanks]
 THANK YOU to {a} the {a.trade}, who found {odd} and asked for nothing but some {a.food}.
 THANK YOU to the kind person who left {goods} on my step. {a}, {a.street}.
 [evening]
-TALK on {day} at {p}: {a} the {a.trade} speaks about {a.dream}.
-COURSE: {a} teaches {a.hobby}, every {day} at {p}. No hats needed.
+TALK on {day} at {p}: {a} the {a.trade} speaks about {dream}.
+COURSE: {a} teaches {hobby}, every {day} at {p}. No hats needed.
 HARVEST SUPPER at {p} on {day}. {a} brings {a.food}, and {b} brings {b.food}.
 """)
 
@@ -113,7 +113,7 @@ TALK = lines("""
 {a}: I am on my way to {a.work}. | {c}: Then I will walk with you as far as {p}.
 {a}: Have you seen {b}? | {c}: Your best friend? At {b.work}, {busy}.
 {a}: It was loud in {c.street} last night! | {c}: That was me. I was playing {c.instrument}.
-{a}: What would you do with a sack of gold? | {c}: I think of nothing but {c.dream}, so I would do that.
+{a}: What would you do with a sack of gold? | {c}: I think of nothing but {dream}, so I would do that.
 {a}: Shall I tell you a secret? | {c}: Tell it to {a.petname} first, and then to me.
 {a}: I found {odd} this morning. | {c}: Then my {number} days of looking are over!
 """)
@@ -131,12 +131,10 @@ The town band, and who plays what | {a}: {a.instrument}
 Pets of the town, as written in the book of pets | {a}: {a.petname}, {a.a_pet}
 Who works where | {a}: {a.a_trade} at {a.work}
 Where people live, for the new messenger | {a}, {a.trade}: {a.street}
-What people dream of, as told by the fire | {a} dreams of {a.dream}
-What people do on a free day | {a}: {a.hobby}
 Best friends, as carved into the old oak | {a} and {a.friend}
 The town register | {a}, {a.trade} at {a.work}, lives in {a.street}, keeps {a.a_pet} called {a.petname}
 The book of neighbours | {a}, {a.street}: best friend {a.friend}, likes {a.food}, plays {a.instrument}
-The album of the town | {a} the {a.trade} is fond of {a.hobby} and dreams of {a.dream}
+The album of the town | {a} the {a.trade} keeps {a.a_pet} called {a.petname} and plays {a.instrument}
 """)
 
 # Titles and the other fixed frames of a page.

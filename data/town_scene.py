@@ -5,9 +5,10 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from random import Random
 
-from data import town_plots
-from data.town_facts import RELATIONS, STATEMENTS, lines, relations_of, slots_of
+from data.town_facts import COMBINED, RELATIONS, STATEMENTS, lines, relations_of, slots_of
 from data.town_fillers import FILLERS
+from data.town_gatherings import GATHERINGS
+from data.town_mishaps import MISHAPS
 from data.town_registers import FRAMES
 from data.town_words import MONTHS, SEASONS, VALUES
 from data.town_world import Person, World, pick
@@ -24,7 +25,13 @@ class Plot:
 
 
 def parse_plots(block: str) -> tuple[Plot, ...]:
-    """The plots of a block of text in the form that `town_plots` describes."""
+    """The plots of a block of text.
+
+    A plot starts with `==` and its titles; then `in:` the seasons it can happen in, `sum:` its summary in
+    one sentence; then its events in order, parted by empty lines, each line one phrasing. {a} is the hero,
+    {b} the hero's best friend, {c} someone else in town, {p} and {q} two places; other words in braces are
+    drawn from `town_fillers`.
+    """
     plots = []
     for body in re.split(r"^== ", block, flags=re.MULTILINE)[1:]:
         head, *events = body.strip().split("\n\n")
@@ -34,15 +41,20 @@ def parse_plots(block: str) -> tuple[Plot, ...]:
     return tuple(plots)
 
 
-PLOTS = parse_plots(town_plots.PLOTS + town_plots.MORE_PLOTS)
+PLOTS = parse_plots(MISHAPS + GATHERINGS)
 PLOTS_IN = {season: tuple(plot for plot in PLOTS if season in plot.seasons) for season in SEASONS}
 
-# The statements that tell a relation: by name, and by pronoun (which need the person to have been named).
-BY_NAME = {relation: tuple(s for s in STATEMENTS if relation in relations_of(s) and "a" in slots_of(s))
-           for relation in RELATIONS}
-BY_PRONOUN = {relation: tuple(s for s in STATEMENTS if relation in relations_of(s) and "a" not in slots_of(s))
-              for relation in RELATIONS}
-TELLS = {statement: relations_of(statement) for statement in STATEMENTS}
+def telling(statements: Sequence[str], by_name: bool) -> dict[str, tuple[str, ...]]:
+    """The statements that tell each relation, by name or by pronoun (which needs the person to be clear)."""
+    fitting = [statement for statement in statements if ("a" in slots_of(statement)) == by_name]
+    return {relation: tuple(statement for statement in fitting if relation in relations_of(statement))
+            for relation in RELATIONS}
+
+
+# By whether the person is named: statements of one thing, and of several.
+ONE = {named: telling(STATEMENTS, named) for named in (True, False)}
+SEVERAL = {named: telling(COMBINED, named) for named in (True, False)}
+TELLS = {statement: relations_of(statement) for statement in STATEMENTS + COMBINED}
 LETTERS_IN = {line: tuple(sorted({slot for slot in slots_of(line) if slot in ("a", "b", "c")}))
               for plot in PLOTS for event in plot.events for line in event}
 
@@ -50,6 +62,15 @@ LETTERS_IN = {line: tuple(sorted({slot for slot in slots_of(line) if slot in ("a
 def capital(text: str) -> str:
     """The text with its first letter made a capital."""
     return text[0].upper() + text[1:]
+
+
+# What a story means by these words it means from beginning to end.
+FIXED = ("odd", "goods", "day", "hobby", "dream")
+
+
+def ordinal(day: int) -> str:
+    """A day of a month: "1st", "22nd", "14th"."""
+    return str(day) + {1: "st", 2: "nd", 3: "rd", 21: "st", 22: "nd", 23: "rd"}.get(day, "th")
 
 
 class Scene(dict):
@@ -106,16 +127,13 @@ class Scene(dict):
     def dates(self, count: int) -> list[str]:
         """Some days of one month of the season, in order: "The 3rd of May"."""
         month = self.pick(MONTHS[self.season])
-        suffix = {1: "st", 2: "nd", 3: "rd", 21: "st", 22: "nd", 23: "rd"}
-        days = sorted(self.some(range(1, 29), count))
-        return [f"The {day}{suffix.get(day, 'th')} of {month}" for day in days]
+        return [f"The {ordinal(day)} of {month}" for day in sorted(self.some(range(1, 29), count))]
 
-    def tell(self, person: Person, relation: str, pronoun: bool = False) -> str:
+    def tell(self, person: Person, relation: str, named: bool = True) -> str:
         """One statement about a person. What it tells is noted, so that no page says the same thing twice."""
-        options = (BY_PRONOUN if pronoun else BY_NAME)[relation]
-        template = self.pick(options)
-        if any((person.name, other) in self.told for other in TELLS[template]):
-            template = options[0]  # the first one of each relation tells that relation alone
+        template = self.pick(SEVERAL[named][relation]) if self.coin(0.6) else ""
+        if not template or any((person.name, other) in self.told for other in TELLS[template]):
+            template = self.pick(ONE[named][relation])
         self.told.update((person.name, other) for other in TELLS[template])
         return capital(template.format_map({"a": person}))
 
@@ -129,7 +147,7 @@ class Scene(dict):
         clear = False  # whether the person is the one last named
         for _ in range(count):
             relation = self.pick(self.untold(person) or RELATIONS)
-            sentences.append(self.tell(person, relation, pronoun=clear and self.rng.random() < 0.75))
+            sentences.append(self.tell(person, relation, named=not clear or self.coin(0.25)))
             clear = person.friend not in sentences[-1]
         return " ".join(sentences)
 

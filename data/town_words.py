@@ -14,7 +14,7 @@ def sections(block: str) -> dict[str, tuple[str, ...]]:
             for name, body in zip(parts[::2], parts[1::2], strict=True)}
 
 
-# A name is a start, at times a middle, and an ending, which carries the pronoun for everyone alike.
+# The name of a resident is a start, at times a middle, and an ending, which carries the pronoun.
 SYLLABLES = sections("""
 [start]
 Al / Am / An / Bar / Bel / Ben / Bo / Bri / Cal / Cor / Da / Del / Dor / El / Em / Fa / Fen / Fio / Gar /
@@ -32,6 +32,24 @@ Amen / Banana / Bento / Cargo / Data / Elder / Hago / Iso / Lingo / Major / Malt
 Pata / Rana / Sana / Sato / Tambert / Tango
 """)
 
+# Strangers have a given and a family name. Both are common in training, so a new combination has no
+# token that training lacks, whatever the tokenizer. (Names of new syllables all had one, in a BPE
+# of 10,000: names that occur in training become single tokens.)
+STRANGERS = sections("""
+[she]
+Ada / Bettina / Cleo / Dora / Edda / Flora / Greta / Hedda / Ida / Josephine / Lotte / Martha / Nora /
+Olga / Pia / Rosa / Selma / Thea / Ursula / Vera / Wilma / Yvonne / Zora / Agnes / Clara / Emma / Helga /
+Irma
+[he]
+Axel / Boris / Casper / Dov / Emil / Felix / Gustav / Hugo / Ivo / Jonas / Karl / Leo / Max / Nils / Otto /
+Paul / Quentin / Rufus / Simon / Theo / Viktor / Walter / Xaver / Yuri / Anton / Bruno / Conrad / Oscar
+[family]
+Ashby / Birdwell / Copper / Dusk / Elmhurst / Finch / Grubb / Hawthorn / Inkpen / Jolly / Kettle / Larkin /
+Merryweather / Nettle / Oakes / Pennyworth / Quill / Rook / Sparrow / Thatcher / Underhill / Vane /
+Winter / Yarrow / Applegate / Brook / Crane / Dimple / Fennel / Gander / Hopkin / Juniper / Marsh / Plumb /
+Reed / Sallow / Tuttle / Wren / Bell / Frost
+""")
+
 # Each trade with the places where such a person may work.
 TRADES = {trade: tuple(f"the {place}" for place in places) for trade, places in sections("""
 [baker]
@@ -39,25 +57,19 @@ bakery / inn / tea house
 [miller]
 windmill / market hall / bakery
 [blacksmith]
-smithy / boatyard / quarry
+smithy / boatyard / clock tower
 [potter]
 pottery / market hall / school
-[weaver]
-weaving house / market hall / theatre
 [tailor]
-weaving house / theatre / market hall
-[cobbler]
-market hall / toy shop / weaving house
+theatre / market hall / town hall
 [carpenter]
 sawmill / boatyard / theatre
 [gardener]
 greenhouse / orchard / town hall
 [beekeeper]
-orchard / greenhouse / candle works
+orchard / greenhouse / dairy
 [sailor]
 harbour / ferry landing / lighthouse
-[boatbuilder]
-boatyard / harbour / sawmill
 [teacher]
 school / library / museum
 [librarian]
@@ -82,65 +94,39 @@ clock tower / toy shop / museum
 inn / school / infirmary
 [cheesemaker]
 dairy / market hall / inn
-[shepherd]
-dairy / orchard / weaving house
 [toymaker]
 toy shop / sawmill / market hall
-[candlemaker]
-candle works / lighthouse / theatre
 [florist]
 greenhouse / market hall / tea house
-[mason]
-quarry / clock tower / town hall
 [inventor]
 clock tower / smithy / windmill
 [astronomer]
 lighthouse / clock tower / school
 [glassblower]
-pottery / candle works / lighthouse
-[storyteller]
-library / inn / tea house
-[barber]
-market hall / town hall / harbour
+pottery / harbour / lighthouse
 """).items()}
 
 # What else is true of a person: one value of each list.
 VALUES = sections("""
 [street]
-Mill Lane / Clover Street / Lantern Row / Harbour Street / Bell Alley / Orchard Road / Fiddler's Yard /
-Bridge Street / Candle Court / Willow Walk / Goose Green / Market Square / Hill Road / Pump Lane /
-Swan Terrace / Chestnut Avenue
+Mill Lane / Clover Street / Lantern Row / Harbour Street / Bell Alley / Orchard Road / Bridge Street /
+Candle Court / Willow Walk / Goose Green / Market Square / Pump Lane
 [colour]
-white / black / grey / brown / golden / spotted / striped / russet
+white / black / grey / brown / golden / spotted
 [animal]
-cat / dog / goat / hen / duck / goose / pony / donkey / rabbit / owl / parrot / tortoise / hedgehog / pig /
-lamb / crow
+cat / dog / goat / hen / duck / pony / donkey / rabbit / owl / parrot / tortoise / hedgehog
 [petname]
 Pepper / Biscuit / Button / Pickle / Thimble / Bramble / Nutmeg / Pudding / Whistle / Clover / Marble /
-Acorn / Ribbon / Dumpling / Pebble / Cricket / Ginger / Tumble / Waffle / Sprout / Mittens / Pumpkin /
-Noodle / Barley / Cobweb / Treacle / Poppy / Domino / Captain / Duchess / Teacup / Bumble / Fidget /
-Parsley / Lantern / Snowdrop / Toffee / Marigold / Turnip / Bluebell / Crumb / Doodle / Velvet / Hazel /
-Jasper / Mustard / Truffle / Willow
+Acorn / Ribbon / Dumpling / Pebble / Cricket / Tumble / Waffle / Sprout / Mittens / Pumpkin / Noodle /
+Barley / Cobweb / Treacle / Domino / Captain / Duchess / Teacup / Fidget / Parsley / Snowdrop / Toffee /
+Turnip / Crumb / Velvet
 [food]
-plum cake / apple pie / leek soup / honey bread / fish stew / rice pudding / cheese toast / mushroom pie /
-onion tart / carrot cake / barley broth / gingerbread / lemon curd / pea soup / blackberry jam /
-walnut bread / pumpkin soup / cherry tart / potato salad / oat porridge / bean stew / rhubarb crumble /
-egg custard / buttered corn
-[hobby]
-flying kites / collecting shells / climbing trees / telling riddles / skipping stones / pressing flowers /
-building model boats / watching the stars / drawing maps / growing roses / knitting scarves /
-playing chess / carving spoons / counting clouds / feeding the swans / walking the hills /
-swimming in the river / writing poems / juggling / folding paper birds / painting pebbles /
-solving puzzles / hunting for fossils / dancing
+plum cake / apple pie / leek soup / honey bread / fish stew / rice pudding / cheese toast / onion tart /
+gingerbread / lemon curd / blackberry jam / potato salad / oat porridge / rhubarb crumble / egg custard /
+buttered corn
 [instrument]
 the fiddle / the flute / the drum / the harp / the trumpet / the banjo / the accordion / the bells /
-the tin whistle / the cello / the clarinet / the tuba
-[dream]
-riding in a balloon / sailing round the world / meeting a whale / sleeping in a castle / writing a book /
-winning the boat race / finding a treasure / crossing the mountains / seeing the northern lights /
-building a flying machine / opening a little theatre / discovering a comet / living in a tree house /
-riding an elephant / planting a forest / learning every song there is / keeping a dragon /
-walking to the end of the road / catching a falling star / inventing a new colour
+the cello / the clarinet
 """)
 VALUES["trade"] = tuple(TRADES)
 VALUES["work"] = tuple(sorted({place for places in TRADES.values() for place in places}))

@@ -1,6 +1,6 @@
 """The people of TinyTown: who they are, what is true of them, and which of it is never asked in training."""
 
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, replace
 from hashlib import blake2b
 from itertools import combinations
 from random import Random
@@ -8,9 +8,10 @@ from random import Random
 from common.errors import UserError
 from data.town_facts import RELATIONS
 from data.town_fillers import article
-from data.town_words import SYLLABLES, TRADES, VALUES
+from data.town_words import STRANGERS, SYLLABLES, TRADES, VALUES
 
-DRAWN = ("street", "colour", "animal", "petname", "food", "hobby", "instrument", "dream")
+DRAWN = ("street", "colour", "animal", "petname", "food", "instrument")
+ALIKE = ("trade", "work", "petname", "food", "animal")
 VERSION = "1"  # goes up whenever any text or row changes
 
 
@@ -34,9 +35,7 @@ class Person:
     animal: str
     petname: str
     food: str
-    hobby: str
     instrument: str  # with its article: "the fiddle"
-    dream: str
     friend: str = ""  # the name of the best friend, who says the same
     She: str = ""
     Her: str = ""
@@ -61,11 +60,6 @@ class Person:
         """The value of one of `RELATIONS`: value("pet") is "grey goat"."""
         return getattr(self, relation)
 
-    def befriend(self, friend: str) -> "Person":
-        """The same person with this best friend."""
-        own = {field.name: getattr(self, field.name) for field in fields(self)}
-        return Person(**{**own, "friend": friend})
-
 
 def pick(rng: Random, options):
     """One of the options. Plain arithmetic on `random()`: three times as fast as `choice`."""
@@ -73,15 +67,22 @@ def pick(rng: Random, options):
 
 
 def draw_name(rng: Random) -> str:
-    """A new combination of the syllables: Marna, Talibert, Fiola."""
+    """A resident's name out of syllables: Marna, Talibert, Fiola."""
     middle = pick(rng, SYLLABLES["middle"]) if rng.random() < 0.4 else ""
     name = pick(rng, SYLLABLES["start"]) + middle + pick(rng, SYLLABLES["she"] + SYLLABLES["he"])
     return draw_name(rng) if name in SYLLABLES["never"] else name
 
 
+def draw_stranger(rng: Random) -> str:
+    """A stranger's name: Ada Finch, Otto Merryweather."""
+    return f"{pick(rng, STRANGERS['she'] + STRANGERS['he'])} {pick(rng, STRANGERS['family'])}"
+
+
 def draw_person(rng: Random, name: str, friend: str = "") -> Person:
-    """A person of this name. The ending of the name says whether it is a she or a he."""
-    she, her, him = ("she", "her", "her") if name.endswith(SYLLABLES["she"]) else ("he", "his", "him")
+    """A person of this name. The name says whether it is a she or a he."""
+    given, _, family = name.partition(" ")
+    female = given in STRANGERS["she"] if family else name.endswith(SYLLABLES["she"])
+    she, her, him = ("she", "her", "her") if female else ("he", "his", "him")
     trade = pick(rng, VALUES["trade"])
     rest = {relation: pick(rng, VALUES[relation]) for relation in DRAWN}
     return Person(name, she, her, him, trade, pick(rng, TRADES[trade]), **rest, friend=friend)
@@ -112,10 +113,9 @@ def settle(seed: int, population: int) -> tuple[Person, ...]:
     return tuple(sorted(people, key=str))
 
 
-def alike(one: Person, other: Person) -> bool:
-    """Whether two people are too alike to stand in one story."""
-    return any(one.value(relation) == other.value(relation)
-               for relation in ("trade", "work", "petname", "food")) or one.animal == other.animal
+def alike(one: Person, other: Person, relations: tuple[str, ...] = ALIKE) -> bool:
+    """Whether two people are too alike to stand in one story: a value of these is the same."""
+    return any(getattr(one, relation) == getattr(other, relation) for relation in relations)
 
 
 def held_out_pairs(seed: int, people: tuple[Person, ...]) -> frozenset[tuple[str, str]]:
@@ -136,27 +136,37 @@ class World:
         self.seed, self.population = seed, population
         self.people = settle(seed, population)
         self.by_name = {person.name: person for person in self.people}
-        held_out = held_out_pairs(seed, self.people)
+        self.held_out = held_out_pairs(seed, self.people)
         pairs = [(person, relation) for person in self.people for relation in RELATIONS]
         self.pairs = {
-            "train": tuple(pair for pair in pairs if (pair[0].name, pair[1]) not in held_out),
-            "held-out": tuple(pair for pair in pairs if (pair[0].name, pair[1]) in held_out),
+            "train": tuple(pair for pair in pairs if (pair[0].name, pair[1]) not in self.held_out),
+            "held-out": tuple(pair for pair in pairs if (pair[0].name, pair[1]) in self.held_out),
         }
 
-    def stranger(self, rng: Random, split: str = "train", friend: str = "") -> Person:
-        """Someone who does not live here. The two splits share syllables, never a name."""
+    def stranger(self, rng: Random, split: str = "train") -> Person:
+        """Someone who does not live here. The two splits share given and family names, never both in one."""
         while True:
-            name = draw_name(rng)
-            if name not in self.by_name and is_held_out(name) == (split == "held-out"):
-                return draw_person(rng, name, friend)
+            name = draw_stranger(rng)
+            if is_held_out(name) == (split == "held-out"):
+                return draw_person(rng, name)
 
     def strangers(self, rng: Random, split: str = "train") -> list[Person]:
-        """Four strangers in two pairs of friends, none of them alike."""
-        while True:
-            names = [self.stranger(rng, split).name for _ in range(4)]
-            people = [draw_person(rng, name, names[i ^ 1]) for i, name in enumerate(names)]
-            if len(set(names)) == 4 and not any(alike(one, other) for one, other in combinations(people, 2)):
-                return people
+        """Four strangers in two pairs of friends, who have no value and no part of their names in common."""
+        people: list[Person] = []
+        parts: set[str] = set()
+        while len(people) < 4:
+            person = self.stranger(rng, split)
+            if parts.isdisjoint(person.name.split()) and not any(alike(person, other) for other in people):
+                people.append(person)
+                parts.update(person.name.split())
+        apart = {relation: rng.sample(VALUES[relation], 4) for relation in DRAWN if relation not in ALIKE}
+        values = [dict(zip(apart, four, strict=True)) for four in zip(*apart.values(), strict=True)]
+        return [replace(person, friend=people[i ^ 1].name, **values[i]) for i, person in enumerate(people)]
+
+    def askable(self, person: Person, split: str) -> list[str]:
+        """The relations of a resident that belong to a split: "train" or "held-out"."""
+        held_out = {relation for relation in RELATIONS if (person.name, relation) in self.held_out}
+        return [relation for relation in RELATIONS if (relation in held_out) == (split == "held-out")]
 
     def cast(self, rng: Random) -> list[Person]:
         """Three residents for a page: someone, their best friend, and a third who is like neither."""

@@ -1,11 +1,6 @@
-"""The stories of TinyTown: plots of small events in order, each event in several phrasings.
+"""The stories of TinyTown in which things go wrong. `town_scene.parse_plots` says how a plot is written."""
 
-A plot starts with `==` and its titles; then `in:` the seasons it can happen in, `sum:` its summary in one
-sentence; then its events, parted by empty lines, each line one phrasing. {a} is the hero, {b} the hero's best
-friend, {c} someone else in town, {p} and {q} two places. Other words in braces are drawn from `town_fillers`.
-"""
-
-PLOTS = """
+MISHAPS = """
 == How {a.petname} Was Lost and Found | The Day {a.petname} Ran Away
 in: spring summer autumn winter
 sum: {a} lost {a.petname} the {a.animal} and found {a.petname} again at {p}.
@@ -29,30 +24,6 @@ They looked behind {q} and inside a barrel, and all they found was {odd}.
 {a} carried {a.petname} home to {a.street}, and there was {a.food} for everyone.
 That night {a} ate {a.food}, {a.her} favourite food, and {a.petname} slept by the stove.
 “Next time, take me along,” {a} told {a.petname}, and shut the gate with two knots.
-
-== A Birthday for {a} | The Surprise
-in: spring summer autumn winter
-sum: {b} made {a.food} for {a}'s birthday and everyone kept the secret.
-
-It was {a}'s birthday, but nobody at {a.work} said a word about it.
-On the morning of {a}'s birthday {a.her} best friend {a.friend} got up before the sun.
-“Today {a} has a birthday,” {b} whispered to {c}, “and {a.she} must not know that we know.”
-
-{b} knew that {a} likes {a.food} best of all, and borrowed the biggest pot in town.
-All morning {b} the {b.trade} stirred and tasted, for {a}'s favourite food is {a.food}.
-{b} wrote a list: {a.food} for {a}, lemonade for the rest, and {odd} for luck.
-
-{c} the {c.trade} came by with {c.instrument}, because a birthday needs music.
-{c} kept {a} busy at {a.work} with {number} questions about nothing at all.
-{c} hid {odd} under the table, and would not say why.
-
-{soon} {a} opened the door of the house in {a.street}, and everybody {cheered}.
-{soon} {a} came home, tired from {a.work}, and every candle in {a.street} was lit.
-{soon} the door opened, and {a} the {a.trade} stood there with {a.her} mouth wide open.
-
-“How did you know?” asked {a}, and {a.petname} the {a.animal} had the first bite.
-They ate until the moon came up, and {b} played {b.instrument} until the neighbours danced.
-{a} made a wish, and it had to do with {a.dream}.
 
 == The Broken Cart | Four Wheels and a Half
 in: spring summer autumn
@@ -78,30 +49,6 @@ Even {c.petname}, {c}'s {c.animal}, helped by sitting on the {goods}.
 {soon} everything was at {p}, only a little late and a little dusty.
 “A cart is only as good as its friends,” said {a}, and they pushed it together to {p}.
 
-== The Concert at {p} | A Night of Music
-in: spring summer autumn winter
-sum: {a} played {a.instrument} at {p}, and {b} played along.
-
-On {day} the town band was to play at {p}, and {a} had washed {a.her} best shirt.
-There was a notice on every door: on {day}, music at {p}!
-All week {a} the {a.trade} practised for the concert at {p}.
-
-{a} played {a.instrument}, and {b} beside {a.him} played {b.instrument}.
-{a} lifted {a.instrument}, took a breath, and forgot every note.
-First came {b} with {b.instrument}, then {a} with {a.instrument}, and neither was in time.
-
-In the front row {c} the {c.trade} tapped one foot and then the other.
-At the very back {c.petname}, {c}'s {c.pet}, began to sing as well.
-{c} listened with closed eyes, thinking of {c.dream}.
-
-{soon} somebody {laughed}, and then {a} laughed too, and after that it went beautifully.
-{soon} the lamps went out, and the band played on in the dark.
-{soon} the music was so merry that {q} itself seemed to dance.
-
-Afterwards {a} and {a.her} best friend {a.friend} walked home to {a.street} and hummed all the way.
-Afterwards there was {b.food} for {b} and {a.food} for {a}, and nobody went to bed.
-“Again next week!” everybody {cheered}, and {a} bowed so low that {a.her} hat fell off.
-
 == The Storm | The Night the Roof Flew Off
 in: autumn winter spring
 sum: A storm took the roof off {a.work}, and the neighbours helped {a} to mend it.
@@ -119,36 +66,12 @@ At {a.work}, where {a} works, water was dripping on {goods} and on {odd}.
 Out of {c.street} came {c} with a tarpaulin and {c.petname} the {c.animal}.
 
 They worked until dawn, wet as fishes, and sang so as not to fall asleep.
-{c} told stories about {c.dream}, so that nobody noticed the cold.
+{c} told stories about {dream}, so that nobody noticed the cold.
 To keep warm they talked about food: {a} of {a.food}, {b} of {b.food} and {c} of {c.food}.
 
 When the sun rose, the roof was whole, and the storm had gone to bother another town.
 In the morning {a} made tea for everyone at {a.work}, and nobody spoke of the rain.
 “It is a better roof than before,” said {a} to {b}, {a.her} best friend, and it was.
-
-== The Boat Race | {number} Boats and a Duck
-in: spring summer autumn
-sum: {a} and {b} rowed in the boat race and stopped to help {c}.
-
-On {day} there was a boat race from {p} to {q}, and everyone came to watch.
-{a} and {a.friend}, the best of friends, had built a boat out of a door.
-{a} the {a.trade} sat in front, and {b} the {b.trade} sat behind and steered.
-
-“Row!” shouted {b}, and {a} rowed as hard as a {a.trade} can.
-{a.petname}, {a}'s {a.animal}, stood in the bow like a captain.
-At the bend by {p} they were second, with only {c} the {c.trade} before them.
-
-Then {c}'s boat ran onto a sandbank, and {c.petname} the {c.animal} fell in with a splash.
-Then {c} lost an oar, and the boat of the {c.trade} went round and round.
-Then {c} dropped a basket of {c.food} in the river and nearly cried.
-
-“Never mind the race,” said {a}, and they turned round to help.
-{a} and {b} threw {c} a rope and pulled until their hands were red.
-{b} looked at {a}, {a} looked at {b}, and they stopped.
-
-{soon} all three came in last, and the whole town {cheered}.
-They won no cup, but {c} brought them {goods} every week for a year.
-That evening {a} was too tired for {a.hobby} and fell asleep over some {a.food}.
 
 == The Wrong Letter | A Letter for {a.street}
 in: spring summer autumn winter
@@ -170,37 +93,13 @@ Nobody was at home in {a.street} but the {a.pet}, and it could not read.
 {soon} {a} opened the letter at {a.work} and read it {number} times.
 {soon} the letter was in the right hands, and {a} turned quite pink.
 
-It was an invitation to {p}, for anyone who dreams of {a.dream}, as {a} does.
+It was an invitation to {p}, for anyone who dreams of {dream}.
 It said: “Come to {p} on {day}, and bring {a.instrument}, for we hear you play.”
 It was a very old letter from {b}, who had forgotten all about it.
 
 {a} shared some {a.food} with {c}, who had come such a long way.
 “Thank you, {c},” said {a}. “You are the best messenger a {a.trade} ever had.”
 After that {a} painted the name on the door in letters as big as cats.
-
-== Market Day | The Bargain
-in: spring summer autumn
-sum: {a} went to market for {a.food} and came home with {odd}.
-
-On {day} the market was so full that you could not see your own feet.
-On market day {a} left {a.street} with a basket and a list.
-Every {day} {a} the {a.trade} goes to market, and every time something happens.
-
-{a} wanted nothing but {a.food}, which is {a.her} favourite food.
-“Only {a.food},” {a} said to {a.petname}, {a.her} {a.animal}, “and nothing else this time.”
-In {a.her} basket were {number} coins and a note from {a.friend}, {a.her} best friend.
-
-At the first stall {b} the {b.trade} was selling {goods}, and at the second {c} was selling {odd}.
-{c} the {c.trade} held up {odd} and called out that it was the last one in the land.
-{b}, who is fond of {b.hobby}, had brought everything one needs for it.
-
-{a} shook {a.her} head, walked on, stopped, and walked back again.
-{a} offered three coins, {c} asked for five, and they shook hands on four.
-They talked about the weather, then about {c.hobby}, and then about the price.
-
-{soon} the coins were gone, and {a} carried {odd} home to {a.street}.
-There was no money left for {a.food}, so {b} shared a bowl of {b.food}.
-“It will be useful one day,” said {a}, and {a.petname} the {a.animal} did not believe it.
 
 == The Long Winter | Snow up to the Windows
 in: winter
@@ -225,30 +124,6 @@ Behind came {c} the {c.trade} with a sledge full of {goods}.
 {soon} the whole street was out, and {a} threw the first snowball.
 {soon} there stood a snow {a.animal} in {a.street}, as tall as a house.
 By noon the path to {a.work} was clear, but nobody wanted to go in.
-
-== The Lantern Walk | Lights in {a.street}
-in: autumn winter
-sum: {a}'s lantern went out on the lantern walk, and {c} shared a light.
-
-When the evenings grow long, the whole town walks with lanterns from {p} to {q}.
-On {day} everyone in {a.street} was folding paper and glueing and spilling glue.
-It was the night of the lanterns, and the wind was up.
-
-{a} the {a.trade} had made a lantern in the shape of {a.a_pet}.
-{a}'s lantern looked like {a.petname} the {a.animal}, only rounder.
-{b} had drawn stars on {b.her} lantern, because {b} dreams of {b.dream}.
-
-At the corner of {b.street} a gust of wind blew out {a}'s light.
-Puff! went the wind, and {a} stood in the dark with a cold lantern.
-By {p} {a} stumbled, and the little flame was gone.
-
-{c} came by, who works at {c.work} and is never without a match.
-“Take mine,” said {c} the {c.trade}. “A light gets no smaller when you share it.”
-Out of the dark came {c}, swinging a lantern shaped like {c.a_pet}.
-
-{soon} two lights went on together, and {b} came running to make it three.
-They walked on side by side and sang, and {b} played {b.instrument}.
-At {q} there was {a.food} for {a} and a bench for all of them.
 
 == The Missing {b.Food} | Who Ate It?
 in: spring summer autumn winter
@@ -277,9 +152,7 @@ They asked {c} the {c.trade}, who was {busy} and had seen nothing.
 “I am so sorry,” said {c}, and cooked a new pot of {b.food} that same day.
 {a} wrote in the notebook: thief found, {b.food} lost, friends kept.
 They could not be angry, and {c} paid with {goods}.
-"""
 
-MORE_PLOTS = """
 == {a}'s New Sign | Paint on Everything
 in: spring summer autumn
 sum: {a} painted a new sign for {a.work}, and {c.petname} ran through the paint.
@@ -304,78 +177,6 @@ Now there was paint on the door, on the ladder, and on {odd}.
 {soon} the sign was done, with a row of paws below the letters.
 People say it is the finest sign in {town}, and {a} says it was all planned.
 
-== A Visit to the School | The Question
-in: spring autumn winter
-sum: {a} went to the school and told the children about the life of {a.a_trade}.
-
-On {day} {a} the {a.trade} was asked to come to the school and tell about {a.her} work.
-The children wanted to know what {a.a_trade} does all day, so {a} came to tell them.
-“Today we have a guest,” said the teacher, and in came {a} with {odd}.
-
-“I am {a.a_trade},” said {a}, “and I work at {a.work}.”
-{a} showed them {goods} from {a.work}, and everyone might touch one.
-{a} told them how it is at {a.work} at five in the morning, and they groaned.
-
-A small boy asked what {a} does when {a.she} is not at work.
-“And what do you eat?” asked a girl at the back.
-“Have you got an animal?” someone called from the window.
-
-“In my free time I like {a.hobby},” said {a}, “and I play {a.instrument}.”
-“I like {a.food},” said {a}, “and I could eat it every day.”
-“I keep {a.a_pet} called {a.petname},” said {a}, “and it is waiting outside.”
-
-{soon} every child wanted to be {a.a_trade}, except one, who wanted to be a {a.animal}.
-{soon} the bell rang, and nobody moved.
-They waved from the windows until {a} was back at {a.work}.
-
-== The Picnic | A Blanket for Four
-in: summer spring
-sum: {a}, {b} and {c} had a picnic by the river until the rain came.
-
-{when} {a} packed a basket with {a.food} and took {a.petname} the {a.animal} along.
-On a hot {day} {a} and {a.her} best friend {a.friend} carried a blanket to the river.
-It was too fine a day for work, so {a} closed {a.work} and {b} closed {b.work}.
-
-{b} brought {b.food}, and {c} the {c.trade} brought {c.food}, so there was plenty.
-{c} came too, with {c.food} in a hat, because the basket was broken.
-There was {a.food} for {a}, {b.food} for {b}, and a gherkin that no one wanted.
-
-Afterwards they lay in the grass and talked about {b.hobby}, which {b} is fond of.
-{a} played {a.instrument}, and the swans came nearer to hear it.
-“One day,” said {a}, who dreams of {a.dream}, “you will all come with me.”
-
-Then a cloud sat down on the hill, and the first drop fell on {c}'s nose.
-Then it began to rain, first a little, and then all at once.
-Nobody saw the cloud but {c.petname}, {c}'s {c.animal}, who was already under the blanket.
-
-{soon} they were running to {p} with the blanket over their heads.
-{soon} they sat dry at {p}, ate what was left, and thought it the best part.
-They came home to {a.street} as wet as frogs and just as merry.
-
-== The Pet Show | First Prize
-in: spring summer autumn
-sum: At the pet show {a.petname}, {a}'s {a.animal}, won first prize by accident.
-
-On {day} all the animals in town were washed, which none of them liked.
-There was to be a pet show at {p}, and {a} tied a ribbon on {a.petname}, {a.her} {a.animal}.
-{a} the {a.trade} brushed {a.her} {a.pet} until it shone like a spoon.
-
-{b} led {b.petname}, {b.her} {b.pet}, and {c} came with {c.petname}, {c.her} {c.pet}.
-Before them went {c} with {c.petname} the {c.animal}, who was a little too proud.
-{b.petname}, the {b.animal} of {b}, sat down in the middle and would not move.
-
-The judge walked up and down and wrote in a little book.
-Each animal was to do one trick, and the first {number} forgot theirs.
-“And what can yours do?” the judge asked {a}, and {a} did not know.
-
-Just then {a.petname} sneezed, and the judge's hat flew into a tree.
-Then {a.petname} took the judge's list and ate it, slowly, to the end.
-All at once {a.petname} lay down upon the judge's shoes and fell asleep.
-
-Everyone {cheered}, and the prize went to the {a.pet}.
-“First prize,” said the judge, “for an honest animal,” and {a} {laughed}.
-The prize was a pot of honey, and {a} shared it with {b}, {a.her} best friend.
-
 == The Quarrel | Two Sides of the Street
 in: spring summer autumn winter
 sum: {a} and {b} quarrelled about {odd} and made up again.
@@ -396,7 +197,7 @@ When {a} came in, there sat {b} with a plate of {a.food}.
 {b} had brought {a.food}, because {a} likes it best of all.
 There they stood, and {b} said sorry, and {a} said it at the very same moment.
 
-{soon} they were talking as if nothing had happened, mostly about {b.hobby}.
+{soon} they were talking as if nothing had happened, mostly about {hobby}.
 {soon} {a} and {b} laughed until {c} had to sit down.
 And {odd}? They threw it in the river together.
 
@@ -424,30 +225,6 @@ There was nothing wrong at all but a nest and {odd}.
 {soon} the wheels turned, and {b} gave {a}, {b.her} best friend, some {a.food}.
 Since that day they look into the clock every spring, and {a} holds the lamp.
 
-== The Tallest Sunflower | Seeds
-in: spring summer
-sum: {a} and {b} both grew a sunflower, and {c.petname} ate the taller one.
-
-In spring {a} and {a.friend}, the best of friends, each planted a seed.
-{a} planted {a.her} seed in {a.street}, and {b} planted one in {b.street}.
-“Mine will be taller,” said {b} the {b.trade}. “We shall see,” said {a} the {a.trade}.
-
-{a} sang to it every morning on the way to {a.work}.
-{b} watered it with cold tea from {b.work}.
-At night {a} played {a.instrument} to it, very softly.
-
-By June it looked over the wall, and by July over the roof.
-One was as high as {p}, and the other was a finger higher.
-{c} the {c.trade} came to measure, with {c.petname} the {c.animal} on a string.
-
-While {c} was reading the tape, {c.petname} ate the winner.
-Crunch! said {c.petname}, {c}'s {c.pet}, and there was only one left.
-But the {c.pet} of {c} had been looking at the leaves for some time.
-
-{soon} they all laughed, {c} last of all.
-They kept the seeds, and next year every house in {a.street} had one.
-{a} shared some {a.food} with {b} and said that second is also a place.
-
 == The Ghost of {p} | A Noise at Night
 in: autumn winter
 sum: A noise at {p} frightened the town, but it was only {a.petname} the {a.animal}.
@@ -471,30 +248,6 @@ First they saw two eyes, and then nothing, and then two eyes again.
 They led {a.petname} home to {a.street} and told everyone that the ghost had moved.
 {a} bought a new bolt for the gate in {a.street}, where {a} lives.
 “So much for ghosts,” said {a}, and gave {b} some {b.food} for being brave.
-
-== The Balloon of Paper | A Small Beginning
-in: spring summer autumn
-sum: {b} made a toy for {a}, who dreams of {a.dream}.
-
-{a} the {a.trade} dreams of {a.dream}, and everyone in {a.street} knows it.
-{when} {a} sat at {a.work}, looked out of the window and sighed.
-“What is it?” asked {b}. “Only my old dream,” said {a}, “the one about {a.dream}.”
-
-That evening {b} bought paper and glue and told nobody but {b.petname}, {b.her} {b.animal}.
-{b} the {b.trade} thought about it all day long at {b.work}.
-{b} cannot make dreams come true, but {b} is good with {b.her} hands.
-
-{c} helped with the string, and with the knots, and with the tea.
-{c} the {c.trade} lent a pot of paint and {number} good ideas.
-From {c.work} came {c} with a box of {goods}.
-
-On {day} it stood on {a}'s step in {a.street}, as small as a teapot: a toy about {a.dream}.
-{soon} {a} opened the parcel, and there was all of {a.her} dream, made of paper.
-{soon} a little paper world hung in the window of {a}, and it was about {a.dream}.
-
-“It is a beginning,” said {b}, and {a} could not say anything at all.
-{a} put it beside {a.her} bed, and that night {a.she} dreamed of {a.dream}.
-{a} has kept it ever since, and dusts it every Sunday.
 
 == The Ferry in the Fog | Where Is the River?
 in: autumn winter spring
