@@ -72,8 +72,10 @@ def muon(objective: nn.Module, config: TrainConfig):
     inside = {p for name, p in objective.named_parameters() if ".blocks." in name and p.dim() == 2}
     rest = [{**group, "params": [p for p in group["params"] if p not in inside]} for group in groups]
     matrices = [p for group in groups for p in group["params"] if p in inside]
-    return [Muon(matrices, lr=config.learning_rate, weight_decay=config.weight_decay, match_adamw=True),
-            ForeachAdamW(rest, lr=config.learning_rate, betas=(config.beta1, config.beta2))]
+    return [
+        Muon(matrices, lr=config.learning_rate, weight_decay=config.weight_decay, match_adamw=True),
+        ForeachAdamW(rest, lr=config.learning_rate, betas=(config.beta1, config.beta2)),
+    ]
 
 
 OPTIMIZERS = {"adamw": adamw, "muon": muon, "lion": lion, "ademamix": ademamix}
@@ -102,8 +104,9 @@ def spread(objective: nn.Module, shard: bool, device: torch.device) -> nn.Module
     """The objective for a process group: a copy in each process (DDP), or a share in each (FSDP2)."""
     if not several():
         if shard:
-            raise UserError("--shard spreads a model over processes: start it under torchrun, or leave it "
-                            "out")
+            raise UserError(
+                "--shard spreads a model over processes: start it under torchrun, or leave it out"
+            )
         return objective
     if not shard:
         return DistributedDataParallel(objective)

@@ -44,20 +44,28 @@ def show_ranges(table: list[Range], say) -> None:
     """The table, and what its last two columns mean."""
     say(f"\n{'updates':>15}  {'mean loss':>9}  {'SD':>6}  {'CV':>6}  {'SD about the slope':>18}")
     for row in table:
-        say(f"{row.first:7,} - {row.last:5,}  {row.mean:9.3f}  {row.sd:6.3f}  {row.cv:6.1%}  "
-            f"{row.noise:18.3f}")
-    say("A loss that falls within a range has a large SD, and so a large CV, however smoothly it falls: CV "
-        "shows\nmostly the slope. The last column is what batches differ by once the slope is taken away.")
+        say(
+            f"{row.first:7,} - {row.last:5,}  {row.mean:9.3f}  {row.sd:6.3f}  {row.cv:6.1%}  "
+            f"{row.noise:18.3f}"
+        )
+    say(
+        "A loss that falls within a range has a large SD, and so a large CV, however smoothly it falls: CV "
+        "shows\nmostly the slope. The last column is what batches differ by once the slope is taken away."
+    )
 
 
-def speed(model: GPT, tokens_per_s: float, device: torch.device, precision: str,
-          world: int = 1) -> dict[str, float]:
+def speed(
+    model: GPT, tokens_per_s: float, device: torch.device, precision: str, world: int = 1
+) -> dict[str, float]:
     """{"tokens_per_s", "mfu", "peak_memory_bytes"}: of all processes; MFU against the device's peak."""
     size = model.config
     flops = model_flops(matmul_parameters(model), size.n_layer, size.n_head * size.head_dim, size.max_seq_len)
     peak, _ = peak_flops(device, torch.bfloat16 if precision == "bf16" else torch.float32)
-    return {"tokens_per_s": tokens_per_s, "mfu": mfu(flops, tokens_per_s, world * peak),
-            "peak_memory_bytes": peak_memory(device)}
+    return {
+        "tokens_per_s": tokens_per_s,
+        "mfu": mfu(flops, tokens_per_s, world * peak),
+        "peak_memory_bytes": peak_memory(device),
+    }
 
 
 def curves(history: History, title: str):
@@ -65,8 +73,9 @@ def curves(history: History, title: str):
     fig, axes = plots.figure(3, 1, height=7.5)
     (loss,), (rate,), (norm,) = axes
     loss.plot(*history.series("loss"), color=plots.COLOURS[5], linewidth=0.8, label="training batches")
-    loss.plot(*history.series("val_loss"), color=plots.COLOURS[0], linewidth=2.2, marker="o",
-              label="unseen text")
+    loss.plot(
+        *history.series("val_loss"), color=plots.COLOURS[0], linewidth=2.2, marker="o", label="unseen text"
+    )
     plots.legend(loss)
     rate.plot(*history.series("lr"), color=plots.COLOURS[2])
     norm.plot(*history.series("grad_norm"), color=plots.COLOURS[1], linewidth=0.8)

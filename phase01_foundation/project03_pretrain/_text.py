@@ -49,8 +49,10 @@ def names(corpus: str) -> list[str]:
 
 def resolve(corpus: str, say) -> str:
     """`corpus` with each name that cannot be had here replaced by what is read instead."""
-    there = [name if name == TOWN or Path(name).exists() else corpora.resolve(name, say=say)
-             for name in names(corpus)]
+    there = [
+        name if name == TOWN or Path(name).exists() else corpora.resolve(name, say=say)
+        for name in names(corpus)
+    ]
     return ",".join(dict.fromkeys(there))
 
 
@@ -96,7 +98,8 @@ def documents(corpus: str, characters: int, say=print) -> Iterator[tuple[str, bo
                 raise UserError("TinyTown never ends: say how much of it with --characters")
             found = TinyTown().pages()
         elif Path(name).exists():
-            found = in_pieces(document.text + "\n" for document in read_folder(Path(name), say=say))
+            files = read_folder(Path(name), say=say)
+            found = (piece for document in files for piece in in_pieces([document.text]))
         elif {"train", "valid"} <= set(corpora.paths(name, say=say)):
             for part in ("train", "valid"):
                 stream = in_pieces(corpora.stream(f"{name}/{part}", say=say))
@@ -112,8 +115,13 @@ def stamp(name: str, say) -> list:
     if name == TOWN:
         return [name, VERSION]
     place = Path(name)
-    files = ([file for found in corpora.paths(name, say=say).values() for file in found]
-             if not place.exists() else sorted(place.rglob("*")) if place.is_dir() else [place])
+    files = (
+        [file for found in corpora.paths(name, say=say).values() for file in found]
+        if not place.exists()
+        else sorted(place.rglob("*"))
+        if place.is_dir()
+        else [place]
+    )
     stats = [(file.as_posix(), file.stat()) for file in files if file.is_file()]
     return [name, *((path, stat.st_size, stat.st_mtime_ns) for path, stat in stats)]
 
@@ -145,15 +153,19 @@ def write_tokens(corpus: str, characters: int, tokenizer, say=print) -> None:
     loader.write(train, to_train_on(), **about)
     if not held_out:
         train.unlink()
-        raise UserError(f"{corpus} is too short: one document in {HELD_OUT} is held out for validation, and "
-                        f"of this text that is none; give more of it, {HELD_OUT * PIECE:,} characters")
+        raise UserError(
+            f"{corpus} is too short: one document in {HELD_OUT} is held out for validation, and "
+            f"of this text that is none; give more of it, {HELD_OUT * PIECE:,} characters"
+        )
     loader.write(valid, held_out, **about)
 
 
 def read_tokens(corpus: str, characters: int, tokenizer, say=print) -> list[loader.TokenFile]:
     """The token files that `write_tokens` wrote; UserError where one is of another tokenizer."""
-    return [loader.read(path, tokenizer=tokenizer.sha256)
-            for path in token_paths(corpus, characters, tokenizer, say)]
+    return [
+        loader.read(path, tokenizer=tokenizer.sha256)
+        for path in token_paths(corpus, characters, tokenizer, say)
+    ]
 
 
 def find_tokenizer(named: str, own: Path, corpus: str, characters: int, vocab_size: int, say=print) -> Path:
@@ -166,8 +178,10 @@ def find_tokenizer(named: str, own: Path, corpus: str, characters: int, vocab_si
     for folder in (own, models() / "tokenizer"):
         if (folder / "tokenizer.json").is_file():
             return folder
-    say(f"no tokenizer in {models() / 'tokenizer'} yet (./thirty run 2 makes it), so a small one of "
-        f"{vocab_size:,} ids is learned from this text")
+    say(
+        f"no tokenizer in {models() / 'tokenizer'} yet (./thirty run 2 makes it), so a small one of "
+        f"{vocab_size:,} ids is learned from this text"
+    )
     enough = min(characters, SAMPLE) if characters else SAMPLE
     learn = at_most((text for text, held in documents(corpus, enough, say) if not held), 2 * SAMPLE)
     bpe = fast_bpe.train(learn, vocab_size, tokenizers.SPECIAL)

@@ -51,8 +51,11 @@ def surprise(model, batches, lengths=None):
         n_bytes += 0 if lengths is None else int(lengths[targets].sum())
     model.train(training)
     found = {"loss": nats / tokens, "perplexity": math.exp(min(nats / tokens, 700)), "tokens": tokens}
-    return found if lengths is None else {
-        **found, "bits_per_byte": nats / math.log(2) / max(1, n_bytes), "bytes": n_bytes}
+    return (
+        found
+        if lengths is None
+        else {**found, "bits_per_byte": nats / math.log(2) / max(1, n_bytes), "bytes": n_bytes}
+    )
 
 
 def complete(model, tokenizer, prompts, max_tokens=16, batch=64):

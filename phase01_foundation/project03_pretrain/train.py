@@ -91,8 +91,9 @@ class Config:
         if self.characters < 0:
             raise UserError(f"characters is {self.characters}: give a count, or 0 for all of the text")
         if self.shard and self.optimizer == "muon":
-            raise UserError("muon needs whole matrices and --shard cuts them: add --optimizer adamw, or "
-                            "leave --shard out")
+            raise UserError(
+                "muon needs whole matrices and --shard cuts them: add --optimizer adamw, or leave --shard out"
+            )
 
     @property
     def steps(self):
@@ -102,8 +103,10 @@ class Config:
         """Sequences in one micro-batch of one of `world` processes."""
         parts = world * self.accumulate
         if self.batch_size % parts:
-            raise UserError(f"batch_size {self.batch_size} cannot be cut into {world} processes times "
-                            f"{self.accumulate} micro-batches: make it a multiple of {parts}")
+            raise UserError(
+                f"batch_size {self.batch_size} cannot be cut into {world} processes times "
+                f"{self.accumulate} micro-batches: make it a multiple of {parts}"
+            )
         return self.batch_size // parts
 
     def train_config(self, device):
@@ -134,8 +137,11 @@ def prepare(config, folder, say=print):
     """The tokenizer and the token files of a run, made where they are not there yet."""
     corpus = on_first(lambda: _text.resolve(config.corpus, say))
     own = folder / "tokenizer"
-    place = on_first(lambda: str(_text.find_tokenizer(config.tokenizer, own, corpus, config.characters,
-                                                      config.vocab_size, say)))
+    place = on_first(
+        lambda: str(
+            _text.find_tokenizer(config.tokenizer, own, corpus, config.characters, config.vocab_size, say)
+        )
+    )
     tokenizer = tokenizers.load(Path(place))
     on_first(lambda: _text.write_tokens(corpus, config.characters, tokenizer, say))
     files = _text.read_tokens(corpus, config.characters, tokenizer, _silent)
@@ -157,20 +163,34 @@ def fit(config, text, device, folder, *, resume=False, say=print):
     objective = spread(objective, config.shard, device)
 
     def batch_at(i):
-        batch = text.train.batch(config.seed, i, rank(), world_size(), batch_size=micro,
-                                 context=config.context)
+        batch = text.train.batch(
+            config.seed, i, rank(), world_size(), batch_size=micro, context=config.context
+        )
         if device.type == "cuda":  # pragma: no cover - gpu
             return tuple(part.pin_memory().to(device, non_blocking=True) for part in batch)
         return batch
 
     def evaluate():
-        rows = list(islice(text.valid.sweep(batch_size=micro, context=config.context),
-                           max(1, EVALUATED // (micro * config.context))))
+        rows = list(
+            islice(
+                text.valid.sweep(batch_size=micro, context=config.context),
+                max(1, EVALUATED // (micro * config.context)),
+            )
+        )
         counted = [(objective((x.to(device), y.to(device))).item(), y.numel()) for x, y in rows]
         return {"val_loss": sum(loss * n for loss, n in counted) / sum(n for _, n in counted)}
 
-    history = train(objective, batch_at, config.train_config(device), folder=folder, resume=resume, say=say,
-                    evaluate=evaluate, optimizer=OPTIMIZERS[config.optimizer], tracker=config.tracker or None)
+    history = train(
+        objective,
+        batch_at,
+        config.train_config(device),
+        folder=folder,
+        resume=resume,
+        say=say,
+        evaluate=evaluate,
+        optimizer=OPTIMIZERS[config.optimizer],
+        tracker=config.tracker or None,
+    )
     whole = build(config, text.tokenizer.vocab_size).to(device)
     checkpoint.load_weights(CausalLM(whole), checkpoint.weights(objective))
     return whole.eval(), history
@@ -182,38 +202,59 @@ def judge(model, text, say):
     context = model.config.max_seq_len
     batches = text.valid.sweep(batch_size=max(1, 8192 // context), context=context)
     found = probe.surprise(model, batches, probe.byte_lengths(text.tokenizer))
-    metrics = {"val_loss": found["loss"], "perplexity": found["perplexity"],
-               "bits_per_byte": found["bits_per_byte"]}
-    say(f"on {found['tokens']:,} unseen tokens: {found['loss']:.4f} nats a token, perplexity "
-        f"{found['perplexity']:.2f}, {found['bits_per_byte']:.4f} bits per byte")
+    metrics = {
+        "val_loss": found["loss"],
+        "perplexity": found["perplexity"],
+        "bits_per_byte": found["bits_per_byte"],
+    }
+    say(
+        f"on {found['tokens']:,} unseen tokens: {found['loss']:.4f} nats a token, perplexity "
+        f"{found['perplexity']:.2f}, {found['bits_per_byte']:.4f} bits per byte"
+    )
     if _text.TOWN in text.corpus.split(","):
         metrics |= probe.quiz(model, text.tokenizer, TinyTown())
-        say("TinyTown, pairs never asked in training: {knowledge_plain:.0%} of the questions, "
-            "{knowledge_cloze:.0%} of the sentences (guessing: {knowledge_guess:.0%})".format(**metrics))
-        strangers = "{strangers:.0%} (guessing: {strangers_guess:.0%})" if "strangers" in metrics else (
-            "{context} tokens of context are too few for a page about them")
+        say(
+            "TinyTown, pairs never asked in training: {knowledge_plain:.0%} of the questions, "
+            "{knowledge_cloze:.0%} of the sentences (guessing: {knowledge_guess:.0%})".format(**metrics)
+        )
+        strangers = (
+            "{strangers:.0%} (guessing: {strangers_guess:.0%})"
+            if "strangers" in metrics
+            else ("{context} tokens of context are too few for a page about them")
+        )
         say("strangers, told of in the prompt: " + strangers.format(context=context, **metrics))
     return metrics
 
 
 def save(model, text, config, metrics, folder):
     """A model folder: weights, sizes, tokenizer, and a card that says what it was made from."""
-    card = {"made_by": "project03_pretrain", "command": " ".join(sys.argv), "config": asdict(config),
-            "corpus": text.corpus, "tokens": config.steps * config.batch_size * config.context,
-            "parameters": sum(p.numel() for p in model.parameters()), "metrics": metrics,
-            "tokenizer": text.tokenizer.sha256}
+    card = {
+        "made_by": "project03_pretrain",
+        "command": " ".join(sys.argv),
+        "config": asdict(config),
+        "corpus": text.corpus,
+        "tokens": config.steps * config.batch_size * config.context,
+        "parameters": sum(p.numel() for p in model.parameters()),
+        "metrics": metrics,
+        "tokenizer": text.tokenizer.sha256,
+    }
     hub.save(model, folder, tokenizer=text.tokenizer, card=card)
 
 
 def finish(model, history, text, config, run, device):
     """Everything that comes after training: the report, the scores, samples, the model folder."""
-    metrics = {"parameters": sum(p.numel() for p in model.parameters()),
-               "tokens": config.steps * config.batch_size * config.context}
+    metrics = {
+        "parameters": sum(p.numel() for p in model.parameters()),
+        "tokens": config.steps * config.batch_size * config.context,
+    }
     speeds = [row["tokens_per_s"] for row in history.train][1:] or [history.train[0]["tokens_per_s"]]
     precision = config.train_config(device).precision
     metrics |= _report.speed(model, median(speeds), device, precision, world_size())
-    run.say("{tokens_per_s:,.0f} tokens/s, {mfu:.1%} of the peak in use, {peak:.2f} GB at most".format(
-        **metrics, peak=metrics["peak_memory_bytes"] / 1e9))
+    run.say(
+        "{tokens_per_s:,.0f} tokens/s, {mfu:.1%} of the peak in use, {peak:.2f} GB at most".format(
+            **metrics, peak=metrics["peak_memory_bytes"] / 1e9
+        )
+    )
     _report.show_ranges(_report.ranges(*history.series("loss")), run.say)
     metrics |= judge(model, text, run.say)
     for seed in (1, 2):
@@ -230,9 +271,11 @@ def main(config, run):
     with ranks(run.device) as device:
         text = prepare(config, run.folder, run.say)
         size = build(config, text.tokenizer.vocab_size)
-        run.say(f"{text.corpus}: {text.train.n_tokens:,} tokens to train on, {text.valid.n_tokens:,} held "
-                f"out; {sum(p.numel() for p in size.parameters()):,} weights, {config.steps:,} updates of "
-                f"{config.batch_size * config.context:,} tokens")
+        run.say(
+            f"{text.corpus}: {text.train.n_tokens:,} tokens to train on, {text.valid.n_tokens:,} held "
+            f"out; {sum(p.numel() for p in size.parameters()):,} weights, {config.steps:,} updates of "
+            f"{config.batch_size * config.context:,} tokens"
+        )
         reset_peak(device)
         model, history = fit(config, text, device, run.folder, resume=run.resumed, say=run.say)
         if rank() == 0:
