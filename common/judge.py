@@ -4,6 +4,9 @@ What the child says is believed only where it adds up: a test passed if it was e
 test files), every one of its cases was reported as passed, and the process went on to a proper end. A test
 that ends the process (`os._exit`, a crash) or runs out of time fails, the whole process tree is killed, and
 the others go on in a new child.
+
+This withstands mistakes, not malice: a file that sets out to deceive lives in the process that reports on it.
+Whoever grades the files of strangers puts the wall around `attempt`, the one place where a child is started.
 """
 
 import json

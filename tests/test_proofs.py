@@ -1,7 +1,6 @@
 """The three proofs hold on the toy, and each way in which they can fail is seen."""
 
 import json
-import shutil
 from pathlib import Path
 
 import pytest
@@ -9,17 +8,11 @@ import pytest
 from common import nursery, proofs
 from common.cli import launch
 
-ROOT = Path(__file__).resolve().parents[1]
-
 
 @pytest.fixture
-def toy(tmp_path):
-    """The folder of a project with three exercises, in a repository with our `common`."""
-    ignored = shutil.ignore_patterns("__pycache__", "tests")
-    shutil.copytree(ROOT / "common", tmp_path / "common", ignore=ignored)
-    shutil.copytree(ROOT / "common/tests/toy", tmp_path, dirs_exist_ok=True)
-    shutil.copy(ROOT / "pyproject.toml", tmp_path)
-    return tmp_path / "phase99_toy/project99_toy"
+def toy(toys):
+    """The folder of a project with three exercises."""
+    return toys / "phase99_toy/project99_toy"
 
 
 def edit(path, *pairs):
@@ -109,39 +102,39 @@ def test_a_project_without_exercises_has_nothing_to_prove(toy):
         proofs.prove(toy / "tests/test_toy.py")
 
 
-def test_what_is_no_exercise_is_proved_by_its_tests(toy, tmp_path):
+def test_what_is_no_exercise_is_proved_by_its_tests(toy, toys):
     """For the core: whole test files, functions without a mark."""
     wrong = toy / "tests/wrong_naive.py"
     wrong.write_text('"""Sums nothing."""\ndef naive(numbers):\n    return numbers\n')
     place, tests = "phase99_toy/project99_toy/toy.py", ["phase99_toy/project99_toy/tests/test_toy.py"]
     edit(toy / "tests/test_toy.py", ("    prove(__file__)", "    pass"))
-    proofs.prove_wrong(place, [wrong], tests, tmp_path)
+    proofs.prove_wrong(place, [wrong], tests, toys)
     wrong.write_text('"""Sums by hand."""\ndef naive(numbers):\n    return running_sum(numbers)\n')
     with pytest.raises(AssertionError, match=r"wrong_naive.py \(Sums by hand.\): passes all its tests"):
-        proofs.prove_wrong(place, [wrong], tests, tmp_path)
+        proofs.prove_wrong(place, [wrong], tests, toys)
     with pytest.raises(AssertionError, match="there is no wrong solution"):
-        proofs.prove_wrong(place, [], tests, tmp_path)
+        proofs.prove_wrong(place, [], tests, toys)
 
 
-def test_a_wrong_version_of_common_is_the_one_that_is_imported(toy, tmp_path):
+def test_a_wrong_version_of_common_is_the_one_that_is_imported(toy, toys):
     """The nursery itself has imported `common`, from one of its two trees; the proofs run in both."""
-    (tmp_path / "common/extra.py").write_text("def one():\n    return 1\n")
-    (tmp_path / "tests").mkdir()
-    (tmp_path / "tests/test_extra.py").write_text(
+    (toys / "common/extra.py").write_text("def one():\n    return 1\n")
+    (toys / "tests").mkdir()
+    (toys / "tests/test_extra.py").write_text(
         "from common.extra import one\n\ndef test_one():\n    assert one() == 1\n"
     )
-    wrongs = [tmp_path / f"wrong_{i}.py" for i in range(3)]
+    wrongs = [toys / f"wrong_{i}.py" for i in range(3)]
     for i, wrong in enumerate(wrongs):
         wrong.write_text(f'"""Gives {i + 2}."""\ndef one():\n    return {i + 2}\n')
-    proofs.prove_wrong("common/extra.py", wrongs, ["tests/test_extra.py"], tmp_path)
+    proofs.prove_wrong("common/extra.py", wrongs, ["tests/test_extra.py"], toys)
 
 
-def test_nursery_imports_what_the_tests_need_and_nothing_that_is_replaced(toy, tmp_path):
+def test_nursery_imports_what_the_tests_need_and_nothing_that_is_replaced(toy, toys):
     """Torch with the part that assert_close needs; a module that is not there is left to its test."""
     edit(toy / "tests/test_toy.py", ("import pytest\n", "import torch\nfrom json import loads\n"))
     at = "phase99_toy/project99_toy"
     proof = proofs.Proof("p", "catch", (f"{at}/tests/test_toy.py::x",), f"{at}/toy.py")
-    found = proofs.libraries(tmp_path, [proof])
+    found = proofs.libraries(toys, [proof])
     want = [("torch", []), ("torch.distributed.tensor", []), ("json", ["loads"])]
     assert all(library in found for library in want)
     assert not [module for module, _ in found if module.startswith("phase99_toy")]

@@ -155,7 +155,7 @@ class Checker:
             self.say(f"[bold green]{self.work.wanted[0]} passes on your code.")
         else:
             failing = [name for name in self.work.wanted if name not in passed and name in self.work.done]
-            stuck = f" Stuck? ./thirty hint {number} {failing[0]}" if failing else ""
+            stuck = f" Stuck on {failing[0]}? ./thirty hint {number} {failing[0]}" if failing else ""
             self.say(f"{len(passed)} of {wanted} exercises pass.{stuck}")
 
 

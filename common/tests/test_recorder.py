@@ -25,6 +25,7 @@ def root(tmp_path, monkeypatch):
                 'markers = ["slow", "exercise(*names)"]']  # fmt: skip
     (tmp_path / "pyproject.toml").write_text("\n".join(settings))
     monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("PYTEST_DISABLE_PLUGIN_AUTOLOAD", "1")
     monkeypatch.setattr(sys, "path", [str(tmp_path), *sys.path])
     monkeypatch.setattr(sys, "dont_write_bytecode", True)
     monkeypatch.setattr(sys.modules["common"], "__path__", list(sys.modules["common"].__path__))
