@@ -4,10 +4,12 @@ import runpy
 import subprocess
 import sys
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
 from common.cli import doctor, extras, launch
+from common.cli.__main__ import main
 
 ROOT = Path(__file__).parents[1]
 
@@ -103,6 +105,26 @@ def test_doctor_launches_a_kernel_and_survives_a_torch_that_does_not_work(monkey
     broken = subprocess.CompletedProcess([], 1, "", "Traceback\nImportError: libcudart is missing\n")
     monkeypatch.setattr(doctor.subprocess, "run", lambda *_, **__: broken)
     assert lines(doctor.torch) == ["torch bad ImportError: libcudart is missing: no project runs without it"]
+
+
+def test_doctor_prints_a_line_for_each_look_and_fails_with_the_bad_ones(monkeypatch, capsys):
+    names = ("python", "ours", "torch", "malloc", "triton", "compiler", "disk", "data", "optional")
+    for name in names:
+        state = "bad" if name == "torch" else "ok"
+        monkeypatch.setattr(doctor, name, lambda line=(name, state, "[said]"): [line])
+    assert main(["doctor"]) == 1
+    said = capsys.readouterr().out.splitlines()
+    assert len(said) == len(names) and all("[said]" in line for line in said) and said[2].startswith("bad")
+    monkeypatch.setattr(doctor, "torch", lambda: [("torch", "note", "slow")])
+    assert main(["doctor"]) == 0
+
+
+def test_doctor_off_linux_and_with_no_room(tmp_path, monkeypatch):
+    monkeypatch.setattr(doctor.platform, "system", lambda: "Darwin")
+    assert "nothing to set" in lines(doctor.malloc)[0]
+    monkeypatch.setattr(doctor.shutil, "disk_usage", lambda place: SimpleNamespace(free=1e9))
+    monkeypatch.setattr(doctor.os, "access", lambda place, mode: False)
+    assert [line.split()[1] for line in lines(doctor.disk)] == ["note", "bad"]
 
 
 class Item:

@@ -2,13 +2,16 @@
 import os
 import subprocess
 import sys
+from contextlib import nullcontext
 from pathlib import Path
 
 import pytest
 
-from common.cli import checks, extras, progress, projects
+from common import shadow
+from common.cli import checks, extras, launch, progress, projects
 from common.cli.__main__ import VERBS, main, verbs
 from common.cli.cards import TIERS, cards, find
+from common.errors import UserError
 
 ROOT = Path(__file__).parents[1]
 
@@ -171,3 +174,47 @@ def test_a_python_without_the_core_is_one_line(thirty, started, monkeypatch, arg
     monkeypatch.setitem(sys.modules, "tyro", None)
     code, _, error = thirty(*argv)
     assert (code, error.count("\n")) == (2, 1) and "lacks tyro, torch" in error and started == []
+
+
+# Ends of all kinds
+
+def test_mine_runs_the_same_words_in_the_shadow_tree(thirty, tmp_path, monkeypatch):
+    calls = []
+    monkeypatch.setattr(launch, "start", lambda module, args, root: calls.append((module, args, root)) or 7)
+    monkeypatch.setattr(shadow, "with_mine", lambda my, root: nullcontext((my, root)))
+    assert thirty("run", "1", "--mine", "smoke")[0] == 7
+    assert calls == [("common.cli", ["run", "1", "smoke"], (tmp_path / "my", ROOT))]
+
+
+@pytest.mark.parametrize("raised, code, says", [(KeyboardInterrupt(), 130, "stopped by Ctrl-C\n"),
+                                                (UserError("take less"), 2, "error: take less\n")])
+def test_a_verb_that_is_stopped_ends_in_one_line(thirty, monkeypatch, raised, code, says):
+    def stop(*_):
+        raise raised
+    monkeypatch.setattr(projects, "run", stop)
+    assert thirty("run", "1")[::2] == (code, says)
+
+
+def test_a_reader_that_went_away_is_no_error(tmp_path):
+    """`thirty list | head -1`: the exit is quiet."""
+    child = subprocess.Popen([sys.executable, str(ROOT / "common/cli"), "list"], stdout=subprocess.PIPE,
+                             stderr=subprocess.PIPE, env={**os.environ, "THIRTY_MY": str(tmp_path)})
+    child.stdout.close()
+    assert b"Traceback" not in child.stderr.read()
+    child.stderr.close()
+    child.wait()
+
+
+def test_start_ends_what_takes_too_long_and_keeps_its_output(tmp_path):
+    (tmp_path / "slow.py").write_text("import time; print('begun', flush=True); time.sleep(60)")
+    with open(tmp_path / "log", "w+b") as log:
+        assert launch.start("slow", [], root=tmp_path, output=log, timeout=3.0) == 124
+    assert (tmp_path / "log").read_text().strip() == "begun"
+
+
+@pytest.mark.skipif(os.name == "nt", reason="signals")
+def test_start_hands_sigterm_on(tmp_path):
+    (tmp_path / "server.py").write_text(
+        "import os, signal, time\nsignal.signal(signal.SIGTERM, lambda *_: os._exit(9))\n"
+        "os.kill(os.getppid(), signal.SIGTERM)\ntime.sleep(60)")
+    assert launch.start("server", [], root=tmp_path) == 9
