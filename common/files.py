@@ -1,4 +1,5 @@
-"""Whole files or none: everything is written under a temporary name beside its target, and renamed when complete."""
+"""Whole files or none: everything is written under a temporary name beside its target, and renamed when
+complete."""
 
 import json
 import os
@@ -9,13 +10,14 @@ from pathlib import Path
 
 @contextmanager
 def whole_file(path):
-    """A temporary path to write to: renamed to `path` when the block ends, removed when it raises. Makes the folder.
+    """A temporary path to write to: renamed to `path` when the block ends, removed when it raises. Makes
+    the folder.
 
         with whole_file("a/b.png") as part:
             figure.savefig(part)
 
-    The temporary name keeps the suffix of `path`, by which many writers choose the format. OSError (a full disk) goes up, and `path`
-    then holds what it held before.
+    The temporary name keeps the suffix of `path`, by which many writers choose the format. OSError (a full
+    disk) goes up, and `path` then holds what it held before.
     """
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)

@@ -1,4 +1,5 @@
-"""The rules of the house: what every project must have and what no file may do. CONTRIBUTING.md says them in words."""
+"""The rules of the house: what every project must have and what no file may do. CONTRIBUTING.md says them
+in words."""
 
 import ast
 import json
@@ -13,10 +14,17 @@ ROOT = Path(__file__).resolve().parents[1]
 PROJECTS = sorted(path.parent for path in ROOT.glob("phase*/project*/project.json"))
 CARDS = {folder: json.loads((folder / "project.json").read_text("utf-8")) for folder in PROJECTS}
 BUILT = [folder for folder in PROJECTS if (folder / "README.md").exists()]
-SCRIPTS = {"train", "generate", "bench", "explore", "rate"}  # what a project runs, and no other project imports
-HEADINGS = ["In one sentence", "Builds on", "The idea", "Run it", "See it", "Break it", "Measure it", "Your turn",
-            "In production", "Papers"]  # fmt: skip
-# Where a technique grew into parts with names of their own, or an entry point that the line budget does not fit.
+SCRIPTS = {
+    "train",
+    "generate",
+    "bench",
+    "explore",
+    "evaluate",
+    "visualise",
+    "rate",
+}  # what a project runs, and no other project imports
+HEADINGS = ["In one sentence", "Builds on", "The idea", "Run it", "See it", "Break it", "Measure it",
+            "Your turn", "In production", "Papers"]  # fmt: skip
 SOURCES = [p for top in ("common", "data", "tests", "phase*") for p in ROOT.glob(f"{top}/**/*.py")]
 
 
@@ -25,7 +33,8 @@ def name_of(path):
 
 
 def technique_files(folder):
-    """The files a learner reads as the technique: every module of the folder that is neither a script nor private."""
+    """The files a learner reads as the technique: every module of the folder that is neither a script nor
+    private."""
     return [p for p in sorted(folder.glob("*.py")) if p.stem not in SCRIPTS and not p.stem.startswith("_")]
 
 
@@ -46,7 +55,9 @@ def test_import_contract():
     """The floors, as pyproject.toml states them."""
     pytest.importorskip("importlinter")
     code = "from importlinter.cli import lint_imports_command; lint_imports_command()"
-    done = subprocess.run([sys.executable, "-c", code, "--no-cache"], cwd=ROOT, capture_output=True, text=True)
+    done = subprocess.run(
+        [sys.executable, "-c", code, "--no-cache"], cwd=ROOT, capture_output=True, text=True
+    )
     assert done.returncode == 0, done.stdout[-3000:] + done.stderr[-1000:]
 
 
@@ -60,7 +71,9 @@ def test_imports_of_other_projects_are_declared_techniques(folder):
             other = ".".join(parts[:2])
             if other not in by_module or other == mine:
                 continue
-            assert by_module[other] in CARDS[folder]["builds_on"], f"{name_of(path)} imports {other}, not in builds_on"
+            assert by_module[other] in CARDS[folder]["builds_on"], (
+                f"{name_of(path)} imports {other}, not in builds_on"
+            )
             modules = set(parts[2:3]) or set(names or [])
             assert not modules & SCRIPTS, f"{name_of(path)} imports a script of {other}"
 
@@ -86,7 +99,9 @@ class TestProject:
     def test_lesson_names_files_that_exist(self, folder):
         text = (folder / "README.md").read_text("utf-8")
         for target in re.findall(r"\]\((?!https?:|#)([^)#]+)", text):
-            assert (folder / target).exists(), f"{folder.name}/README.md links to {target}, which does not exist"
+            assert (folder / target).exists(), (
+                f"{folder.name}/README.md links to {target}, which does not exist"
+            )
         for target in re.findall(r"`((?:[\w-]+/)*\w+\.(?:py|json|png|gif|toml|md))`", text):
             places = [folder / target, ROOT / target, *folder.glob(f"**/{target}")]
             generated = target in ("result.json", "metrics.jsonl", "config.json", "loss.png", "sample.txt")
@@ -99,7 +114,7 @@ class TestProject:
             for module, _ in imports(path):
                 top = (module or "").split(".")[0]
                 assert top not in {"argparse", "tyro", "matplotlib", "rich", "os", "sys"}, (
-                    f"{name_of(path)} imports {top}: a technique file parses, prints, plots and stores nothing"
+                    f"{name_of(path)} imports {top}: a technique file parses, prints and plots nothing"
                 )
             calls = {n.func.id for n in ast.walk(ast.parse(path.read_text("utf-8")))
                      if isinstance(n, ast.Call) and isinstance(n.func, ast.Name)}  # fmt: skip
@@ -109,7 +124,11 @@ class TestProject:
         """A measured-looking number in a hand-written table must stand in results/ to the digits shown."""
         text = re.sub(r"<!-- results:begin -->.*?<!-- results:end -->", "",
                       (folder / "README.md").read_text("utf-8"), flags=re.S)  # fmt: skip
-        known = [value for path in folder.glob("results/*.json") for value in numbers(json.loads(path.read_text("utf-8")))]
+        known = [
+            value
+            for path in folder.glob("results/*.json")
+            for value in numbers(json.loads(path.read_text("utf-8")))
+        ]
         for row in re.findall(r"^\|.*\|$", text, flags=re.M):
             for shown in re.findall(r"(?<![\w.])\d+\.\d+(?![\w.]*\w*\()", row):
                 digits = len(shown.partition(".")[2])
@@ -132,19 +151,24 @@ def numbers(tree):
 def test_budgets_of_lines(path):
     text = path.read_text("utf-8")
     lines = text.splitlines()
-    assert len(lines) <= 300, f"{len(lines)} lines: probably two things"
+    most = 500 if "tests" in path.parts else 300  # a test file is read a test at a time
+    assert len(lines) <= most, f"{len(lines)} lines: probably two things"
     longest = max((len(line) for line in lines), default=0)
     assert longest <= 110, f"a line of {longest} columns"
     for node in ast.walk(ast.parse(text)):
         if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef):
-            assert node.end_lineno - node.lineno < 60, f"{node.name} has {node.end_lineno - node.lineno + 1} lines"
+            assert node.end_lineno - node.lineno < 60, (
+                f"{node.name} has {node.end_lineno - node.lineno + 1} lines"
+            )
 
 
 def test_the_model_stays_small():
     text = (ROOT / "common" / "model.py").read_text("utf-8")
     assert text.count("\n") <= 220
     conditionals = [n for n in ast.walk(ast.parse(text)) if isinstance(n, ast.If | ast.IfExp)]
-    assert len(conditionals) <= 12, f"{len(conditionals)} conditionals: what is the newest for, and can no seam carry it?"
+    assert len(conditionals) <= 12, (
+        f"{len(conditionals)} conditionals: what is the newest for, and can no seam carry it?"
+    )
 
 
 @pytest.mark.parametrize("path", [p for p in SOURCES if "tests" not in p.parts], ids=name_of)
@@ -152,7 +176,11 @@ def test_environment_is_read_in_two_places(path):
     """Settings reach code as arguments; only the command line and the corpora look at the environment."""
     allowed = name_of(path).startswith("common/cli/") or name_of(path) == "data/corpora.py"
     tree = ast.parse(path.read_text("utf-8"))
-    reads = [n.lineno for n in ast.walk(tree) if isinstance(n, ast.Attribute) and n.attr in ("environ", "getenv", "environb")]
+    reads = [
+        n.lineno
+        for n in ast.walk(tree)
+        if isinstance(n, ast.Attribute) and n.attr in ("environ", "getenv", "environb")
+    ]
     assert allowed or not reads, f"{name_of(path)} reads the environment in lines {reads}"
 
 
@@ -172,12 +200,16 @@ def test_no_exception_is_swallowed(path):
             bare = node.type is None
             broad = isinstance(node.type, ast.Name) and node.type.id in ("Exception", "BaseException")
             silent = all(isinstance(n, ast.Pass | ast.Continue) for n in node.body)
-            assert not bare and not (broad and silent), f"{name_of(path)}:{node.lineno} swallows every exception"
+            assert not bare and not (broad and silent), (
+                f"{name_of(path)}:{node.lineno} swallows every exception"
+            )
 
 
 def test_ruff_is_clean():
     pytest.importorskip("ruff")
-    done = subprocess.run([sys.executable, "-m", "ruff", "check", "--no-cache", "."], cwd=ROOT, capture_output=True, text=True)
+    done = subprocess.run(
+        [sys.executable, "-m", "ruff", "check", "--no-cache", "."], cwd=ROOT, capture_output=True, text=True
+    )
     assert done.returncode == 0, done.stdout[-3000:]
 
 
@@ -192,7 +224,8 @@ READMES = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *(folder / "README.md" 
 
 @pytest.mark.parametrize("path", READMES, ids=name_of)
 def test_commands_of_a_readme_are_understood(path):
-    """Each ./thirty command of a README names a verb, a project and a preset that exist. Each project's test_smoke runs them."""
+    """Each ./thirty command of a README names a verb, a project and a preset that exist. Each project's
+    test_smoke runs them."""
     from common.cli.__main__ import verbs
     from common.cli.cards import find
 
@@ -200,5 +233,8 @@ def test_commands_of_a_readme_are_understood(path):
     for line in re.findall(r"\./thirty ([^`\n#]+)", path.read_text("utf-8")):
         words = line.split()
         assert words[0] in known or words[0].startswith("-"), f"{name_of(path)}: ./thirty {line}"
-        if words[0] in ("run", "bench", "explore", "profile", "start", "check", "hint", "solution") and len(words) > 1:
+        if (
+            words[0] in ("run", "bench", "explore", "profile", "start", "check", "hint", "solution")
+            and len(words) > 1
+        ):
             assert words[1] in ("N", "chain") or find(words[1]), f"{name_of(path)}: ./thirty {line}"
