@@ -9,6 +9,7 @@ from torch import nn
 from torch.nn.parallel import DistributedDataParallel
 from torch.utils.checkpoint import checkpoint
 
+from common import recipe
 from common.errors import UserError
 from common.model import GPT, Block, ModelConfig
 from common.process import several
@@ -78,7 +79,7 @@ def muon(objective: nn.Module, config: TrainConfig):
     ]
 
 
-OPTIMIZERS = {"adamw": adamw, "muon": muon, "lion": lion, "ademamix": ademamix}
+OPTIMIZERS = {"adamw": adamw, "fused": recipe.adamw, "muon": muon, "lion": lion, "ademamix": ademamix}
 
 
 # ---- several processes ----

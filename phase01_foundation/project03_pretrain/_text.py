@@ -184,7 +184,11 @@ def find_tokenizer(named: str, own: Path, corpus: str, characters: int, vocab_si
     )
     enough = min(characters, SAMPLE) if characters else SAMPLE
     learn = at_most((text for text, held in documents(corpus, enough, say) if not held), 2 * SAMPLE)
-    bpe = fast_bpe.train(learn, vocab_size, tokenizers.SPECIAL)
-    bpe.save(own)
-    tokenizers.load(own).save(own)  # with the chat template beside it
+    learn_tokenizer(learn, vocab_size, own)
     return own
+
+
+def learn_tokenizer(texts: Iterable[str], vocab_size: int, folder: Path) -> None:
+    """Project 2's tokenizer, of so many ids, learned from these texts and saved in a folder."""
+    fast_bpe.train(texts, vocab_size, tokenizers.SPECIAL).save(folder)
+    tokenizers.load(folder).save(folder)  # with the chat template beside it

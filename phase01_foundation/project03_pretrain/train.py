@@ -56,8 +56,8 @@ class Config:
     """Sequences in an update, over all processes and micro-batches."""
     accumulate: int = 1
     """Micro-batches in an update: less memory, the same gradient."""
-    optimizer: Literal["adamw", "muon", "lion", "ademamix"] = "muon"
-    """Who moves the weights; muon leaves embedding and norms to adamw."""
+    optimizer: Literal["adamw", "fused", "muon", "lion", "ademamix"] = "muon"
+    """Who moves the weights; muon leaves embedding and norms to adamw; fused is torch's AdamW in one pass."""
     learning_rate: float = 5e-3
     """Highest size of an update; it warms up over a twentieth of the run and falls to a twentieth of
     itself."""

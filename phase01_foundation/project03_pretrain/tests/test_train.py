@@ -38,7 +38,6 @@ from phase01_foundation.project03_pretrain import (
 )
 
 ROOT = Path(__file__).resolve().parents[3]
-MODULE = "phase01_foundation.project03_pretrain.train"
 SMALL = train.Config(
     corpus="own.txt", characters=0, tokens=3 * 4 * 16, n_layer=1, n_head=2, n_kv_head=1, d_model=16, d_ff=24,
     context=16, batch_size=4, vocab_size=270, evals=3, save=False, precision="fp32",
@@ -270,18 +269,32 @@ def test_matches_one_process_when_spread_over_two(home):
             assert (each - weights(whole)).abs().max() < 1e-5, name
 
 
+RANK = """
+import os, pathlib, runpy, sys
+pathlib.Path("pid-" + os.environ["RANK"]).write_text(str(os.getpid()))
+sys.argv = ["train", *sys.argv[1:]]
+runpy.run_module("{module}", run_name="__main__")
+"""
+
+
 def torchrun(folder, *arguments):
-    """A run of `train` by two processes, as its command line starts it."""
+    """A run of `train` by two processes, as its command line starts it; pid-RANK holds their numbers."""
+    Path("rank.py").write_text(RANK.format(module=train.__name__))
     options = {"corpus": "own.txt", "characters": 0, "tokens": 120 * 64, "n_layer": 1, "d_model": 16,
                "d_ff": 24, "context": 16, "batch_size": 4, "vocab_size": 270, "evals": 12,
                "optimizer": "adamw", "precision": "fp32", "device": "cpu", "out": folder}  # fmt: skip
     command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
-    command += ["-m", MODULE, "smoke", *(f"--{name}={value}" for name, value in options.items()), *arguments]
+    command += ["rank.py", "smoke", *(f"--{name}={value}" for name, value in options.items()), *arguments]
     env = {**os.environ, "TORCH_DISABLE_SHARE_RDZV_TCP_STORE": "1", "OMP_NUM_THREADS": "1",
            "PYTHONPATH": str(ROOT)}  # fmt: skip
-    return subprocess.Popen(
-        command, env=env, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, start_new_session=True
-    )
+    return subprocess.Popen(command, env=env, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
+
+
+def ended(process):
+    """What a run said, once it has ended well."""
+    said = process.communicate(timeout=240)[0]
+    assert process.returncode == 0, said
+    return said
 
 
 def wait_for_checkpoint(folder, process, timeout=120):
@@ -295,22 +308,21 @@ def wait_for_checkpoint(folder, process, timeout=120):
 
 
 @pytest.mark.slow
-@pytest.mark.skipif(os.name == "nt", reason="there are no process groups to kill; the one-process twin runs")
+@pytest.mark.skipif(os.name == "nt", reason="SIGKILL; test_killed_and_resumed is the twin that runs here")
 def test_two_ranks_killed_and_resumed(home):
-    """SIGKILL in the middle of a run of two processes; with --resume it ends at the loss of the unbroken
-    run."""
-    whole = torchrun(home / "whole")
-    assert whole.wait(180) == 0, whole.communicate()[0]
+    """SIGKILL of both ranks in the middle of a run; with --resume it ends at the loss of the unbroken run."""
+    ended(torchrun(home / "whole"))
     broken = torchrun(home / "broken")
     wait_for_checkpoint(home / "broken", broken)
-    os.killpg(broken.pid, signal.SIGKILL)
-    broken.wait()
-    assert not (home / "broken" / "result.json").exists()
-    resumed = torchrun(home / "broken", "--resume")
-    assert resumed.wait(180) == 0, resumed.communicate()[0]
+    for rank in (0, 1):
+        os.kill(int((home / f"pid-{rank}").read_text()), signal.SIGKILL)
+    broken.communicate(timeout=120)
+    assert broken.returncode != 0 and not (home / "broken" / "result.json").exists()
+    assert "resuming" in ended(torchrun(home / "broken", "--resume"))
     expected, found = (read_history(home / name / "metrics.jsonl") for name in ("whole", "broken"))
-    assert [r["step"] for r in found.train] == [r["step"] for r in expected.train]
+    assert [row["step"] for row in found.train] == [row["step"] for row in expected.train]
     assert losses(found) == pytest.approx(losses(expected), abs=1e-6)
+    assert found.evals[-1]["val_loss"] == pytest.approx(expected.evals[-1]["val_loss"], abs=1e-6)
 
 
 def test_killed_and_resumed(home):

@@ -1,0 +1,74 @@
+"""See and break: races between objectives, optimisers, sizes and texts, and what happens when a part is gone.
+
+Every experiment trains models of some ten thousand weights on TinyTown, prints what it found and saves a
+picture. `--parts scaling` does that one only.
+"""
+
+import shutil
+from dataclasses import dataclass
+
+from common import plots
+from common.cli.script import script
+from common.errors import UserError
+
+from . import _break, _compare
+from ._lab import Lab
+
+EXPERIMENTS = {
+    "ablations": _break.ablations, "half": _break.half, "padding": _break.padding,
+    "objectives": _compare.objectives, "optimizers": _compare.optimizers, "scaling": _compare.scaling,
+    "texts": _compare.texts}  # fmt: skip
+
+
+@dataclass(frozen=True)
+class Config:
+    parts: tuple[str, ...] = tuple(EXPERIMENTS)
+    """Which experiments."""
+    characters: int = 1_500_000
+    """Characters of TinyTown to write."""
+    vocab_size: int = 512
+    """Ids of the small tokenizer."""
+    steps: int = 400
+    """Updates of each small training."""
+    seeds: int = 1
+    """Trainings of each optimiser at each rate, from different starts."""
+    judged: int = 20_000
+    """Held-out tokens to judge on."""
+    publish: bool = False
+    """Also put the pictures into results/, where the lesson shows them."""
+
+    def __post_init__(self):
+        if strange := set(self.parts) - set(EXPERIMENTS):
+            known = ", ".join(EXPERIMENTS)
+            raise UserError(f"no part is called {', '.join(sorted(strange))}: there are {known}")
+        if min(self.steps, self.seeds, self.judged) < 1 or self.characters < 50_000:
+            raise UserError("steps, seeds and judged must be at least 1, and characters at least 50,000")
+
+
+PRESETS = {"smoke": Config(characters=60_000, vocab_size=300, steps=3, judged=1000), "cpu": Config(),
+           "gpu": Config(steps=2000, seeds=3)}  # fmt: skip
+
+
+class Published(Lab):
+    """A lab that keeps its pictures, in results/ too if asked."""
+
+    def save(self, fig, name):
+        path = plots.save(fig, self.run.folder / name)
+        self.run.say(f"  picture: {path}")
+        if self.config.publish:
+            shutil.copy(path, self.run.project / "results" / name)
+
+
+def main(config, run):
+    lab, found = Published(config, run), {}
+    run.say(
+        f"TinyTown in small: {len(lab.ids):,} tokens of {config.vocab_size} ids, {len(lab.valid):,} held out"
+    )
+    for name in config.parts:
+        run.say(f"\n{name}: {EXPERIMENTS[name].__doc__}")
+        found |= {f"{name}: {key}": value for key, value in EXPERIMENTS[name](lab).items()}
+    run.finish(found, corpus="tinytown")
+
+
+if __name__ == "__main__":
+    script(main, PRESETS)
