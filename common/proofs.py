@@ -20,7 +20,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
-from common import lesson, shadow, stubs
+from common import judge, lesson, shadow, stubs
 from common.cli import launch
 from common.recorder import function_of
 
@@ -28,8 +28,8 @@ SECONDS = (
     30.0  # for one proof; the reference gets four times as many, because it runs the tests of all exercises
 )
 METHOD = "fork" if sys.platform == "linux" else "spawn"  # macOS forks, but its libraries do not survive it
-# One thread: the tensors are tiny. No plugins: hypothesis's alone takes a second to load in each child.
-ENVIRONMENT = {"OMP_NUM_THREADS": "1", "PYTEST_ADDOPTS": "", "PYTEST_DISABLE_PLUGIN_AUTOLOAD": "1"}
+# No plugins: hypothesis's alone takes a second to load in each child.
+ENVIRONMENT = {**judge.ENVIRONMENT, "PYTEST_DISABLE_PLUGIN_AUTOLOAD": "1"}
 NOT_A_CATCH = {"NameError", "ImportError", "ModuleNotFoundError", "SyntaxError", "IndentationError"}
 
 
