@@ -27,7 +27,7 @@ from common.recorder import function_of
 
 STARTING = 120.0  # seconds that importing torch and the tests may take on a slow disk
 
-# One thread: the tensors of tests are tiny, and on a busy machine threads wait for each other (17 s, not 0.2).
+# One thread: tensors of tests are tiny, and on a busy machine threads wait for each other: 17 s, not 0.2.
 ENVIRONMENT = {"OMP_NUM_THREADS": "1", "PYTEST_ADDOPTS": ""}
 
 
