@@ -4,6 +4,7 @@ from pathlib import Path
 
 import pytest
 
+os.environ.setdefault("OMP_NUM_THREADS", "1")  # tiny models: a second thread only costs time
 os.environ["THIRTY_OFFLINE"] = "1"  # nothing is downloaded in a test, nor by the processes that a test starts
 
 
