@@ -10,6 +10,8 @@ from common.errors import UserError
 
 def parse(kind: type, argv: list[str], *, prog: str, description: str, default=None, word: str = "option"):
     """`kind` filled from `argv`. UserError names the first thing that is wrong; `--help` prints and ends."""
+    if not argv and default is None and all(has_default(field) for field in dataclasses.fields(kind)):
+        return kind()  # without tyro, whose import takes as long as all else that `list` does
     import tyro
 
     for flag in (arg for arg in argv if arg.startswith("--")):
@@ -23,6 +25,10 @@ def parse(kind: type, argv: list[str], *, prog: str, description: str, default=N
         if end.code in (0, None):
             raise
         raise UserError(f"{first_line(errors.getvalue())}; see `{prog} --help`") from None
+
+
+def has_default(field: dataclasses.Field) -> bool:
+    return (field.default, field.default_factory) != (dataclasses.MISSING, dataclasses.MISSING)
 
 
 def flags(kind: type) -> list[str]:
