@@ -168,7 +168,7 @@ def test_smoke_stops_at_ctrl_c(thirty, monkeypatch):
     assert thirty("smoke", "1")[::2] == (130, "stopped by Ctrl-C\n")
 
 
-@pytest.mark.parametrize("argv", [["list"], ["run", "1"]])
+@pytest.mark.parametrize("argv", [["list", "--tier", "expert"], ["run", "1"]])
 def test_a_python_without_the_core_is_one_line(thirty, started, monkeypatch, argv):
     monkeypatch.setattr(extras, "missing", lambda extra: ["tyro", "torch"])
     monkeypatch.setitem(sys.modules, "tyro", None)
