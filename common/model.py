@@ -14,7 +14,7 @@ from common.errors import demand
 
 
 @dataclass(frozen=True, kw_only=True)
-class ModelConfig:
+class ModelConfig:  # sizes only: how a project differs is never a setting
     vocab_size: int = 10_000
     n_layer: int = 6
     n_head: int = 4
@@ -58,7 +58,7 @@ def attend(q, k, v, *, positions, cache=None, mask=None):
     return F.scaled_dot_product_attention(q, k, v, attn_mask=mask, is_causal=causal, enable_gqa=gqa)
 
 
-class Rope(nn.Module):
+class Rope(nn.Module):  # positions (T,) or (B, T) -> (cos, sin), which rotate takes
     def __init__(self, head_dim, theta):
         super().__init__()
         self.head_dim, self.theta = head_dim, theta
@@ -80,7 +80,7 @@ def rotate(x, rope):
     return torch.cat((x1 * cos - x2 * sin, x2 * cos + x1 * sin), dim=-1).type_as(x)
 
 
-class RMSNorm(nn.Module):
+class RMSNorm(nn.Module):  # (..., C) -> (..., C), of root mean square 1, times a learned gain
     def __init__(self, dim, eps=1e-5):
         super().__init__()
         self.weight, self.eps = nn.Parameter(torch.ones(dim)), eps
@@ -89,17 +89,17 @@ class RMSNorm(nn.Module):
         return F.rms_norm(x, self.weight.shape, self.weight, self.eps)
 
 
-class Embedding(nn.Module):
+class Embedding(nn.Module):  # tokens (B, T) -> (B, T, C); the positions are for variants
     def __init__(self, config):
         super().__init__()
         self.weight = nn.Parameter(torch.empty(config.vocab_size, config.d_model))
         self.dropout = nn.Dropout(config.dropout)
 
-    def forward(self, tokens, positions):  # (B, T) -> (B, T, C); the positions are for variants
+    def forward(self, tokens, positions):
         return self.dropout(F.embedding(tokens, self.weight))
 
 
-class Attention(nn.Module):
+class Attention(nn.Module):  # (B, T, C) -> (B, T, C)
     def __init__(self, config, attend=attend):
         super().__init__()
         C, D, self.head_dim, self.attend = config.d_model, config.head_dim, config.head_dim, attend
@@ -117,7 +117,7 @@ class Attention(nn.Module):
         return self.wo(y.transpose(1, 2).flatten(2))  # (B, T, C)
 
 
-class SwiGLU(nn.Module):
+class SwiGLU(nn.Module):  # (..., C) -> (..., C), one half of what is in between gating the other
     def __init__(self, config):
         super().__init__()
         self.w_gate, self.w_up = (nn.Linear(config.d_model, config.d_ff, bias=False) for _ in range(2))
@@ -127,7 +127,7 @@ class SwiGLU(nn.Module):
         return self.w_down(F.silu(self.w_gate(x)) * self.w_up(x))
 
 
-class Block(nn.Module):
+class Block(nn.Module):  # (B, T, C) -> (B, T, C)
     def __init__(self, config, attend=attend):
         super().__init__()
         self.norm_attn, self.attn = RMSNorm(config.d_model, config.norm_eps), Attention(config, attend)
@@ -139,7 +139,7 @@ class Block(nn.Module):
         return x + self.dropout(self.ffn(self.norm_ffn(x)))
 
 
-class GPT(nn.Module):
+class GPT(nn.Module):  # tokens (B, T) -> logits (B, T, V)
     def __init__(self, config, attend=attend):
         super().__init__()
         self.config, self.embed = config, Embedding(config)
@@ -174,7 +174,7 @@ class GPT(nn.Module):
         return self.head(self.hidden(tokens, positions=positions, caches=caches, mask=mask))
 
 
-class Cache:
+class Cache:  # keys and values of one block; all rows hold as many tokens, length says how many
     def __init__(self):
         self.length, self.k, self.v = 0, None, None
 

@@ -1,7 +1,6 @@
 """The checks catch what they are for: each wrong attend and cache is found, and the situation is named."""
 
 import os
-import pickle
 import time
 from multiprocessing import Pipe
 from types import SimpleNamespace
@@ -292,15 +291,15 @@ def test_spawn_returns_what_each_rank_did():
 def test_what_ranks_report():
     """The parent's side, with pipes of its own."""
     ended = SimpleNamespace(join=lambda seconds: None, exitcode=7)
-    (a, to_a), (b, to_b) = Pipe(duplex=False), Pipe(duplex=False)
+    (a, to_a), (b, to_b) = Pipe(), Pipe()
     ranks = {a: (0, ended), b: (1, ended)}
-    to_b.send_bytes(pickle.dumps((None, "b")))
+    to_b.send((None, "b"))
     with pytest.raises(AssertionError, match=r"still running after 0\.1 s: rank 0 of 2"):
         collect(ranks, 0.1)
-    to_a.send_bytes(pickle.dumps((None, "a")))
-    to_b.send_bytes(pickle.dumps((None, "b")))
+    to_a.send((None, "a"))
+    to_b.send((None, "b"))
     assert collect(ranks, 1) == ["a", "b"]
-    to_a.send_bytes(pickle.dumps(("Traceback: what went wrong", None)))
+    to_a.send(("Traceback: what went wrong", None))
     with pytest.raises(AssertionError, match=r"rank 0 failed:\nTraceback: what went wrong"):
         collect(ranks, 1)
     to_b.close()
