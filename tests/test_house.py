@@ -48,7 +48,9 @@ def imports(path):
 
 
 def test_there_are_thirty_projects():
-    assert [CARDS[folder]["number"] for folder in PROJECTS] == list(range(1, 31))
+    """Thirty, numbered in order; more may follow, as `thirty new 31 NAME` makes them."""
+    numbers = [CARDS[folder]["number"] for folder in PROJECTS]
+    assert numbers == list(range(1, len(numbers) + 1)) and len(numbers) >= 30
 
 
 def test_import_contract():
@@ -237,4 +239,4 @@ def test_commands_of_a_readme_are_understood(path):
             words[0] in ("run", "bench", "explore", "profile", "start", "check", "hint", "solution")
             and len(words) > 1
         ):
-            assert words[1] in ("N", "chain") or find(words[1]), f"{name_of(path)}: ./thirty {line}"
+            assert words[1] in ("N", "31") or find(words[1]), f"{name_of(path)}: ./thirty {line}"
