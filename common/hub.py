@@ -134,6 +134,7 @@ def save(model, folder, *, tokenizer=None, card=None, shard_bytes=2 << 30):
     card: what to say of how it was made (command, data, steps, metrics). UserError names the module that is
     in the way where transformers has no name for the model; `mark` says how it came about.
     """
+    model = getattr(model, "_orig_mod", model)  # torch.compile's wrapper has names of its own
     folder, surgery = Path(folder), getattr(model, "surgery", [])
     fits = tokenizer is None or tokenizer.vocab_size <= model.config.vocab_size
     demand(fits, "the tokenizer has more ids than the model: it is another model's")

@@ -271,6 +271,11 @@ def test_what_does_not_change_the_answer_is_no_hindrance(model, tmp_path):
     assert type(hub.load(tmp_path).blocks[0]) is Block
 
 
+def test_a_compiled_model_is_saved_as_itself(model, tmp_path):
+    hub.save(torch.compile(model), tmp_path)
+    assert same(hub.load(tmp_path), model)
+
+
 def test_gpt2_has_no_gqa(model, tmp_path):
     with pytest.raises(UserError, match="no GQA"):
         hub.save(gpt2(model), tmp_path)

@@ -1,6 +1,7 @@
 """Ids against the `tokenizers` library and transformers; round trips; damaged files; chat templates."""
 
 import json
+import pickle
 import sys
 
 import pytest
@@ -184,6 +185,12 @@ def test_saved_is_what_was_loaded(chain, tmp_path):
     assert (chain / "tokenizer.json").read_bytes() == tokenizer.raw
     changed = BPETokenizer(tokenizer.raw + b"\n", {}, *tokenizer_json.read(json.loads(tokenizer.raw)))
     assert changed.sha256 != tokenizer.sha256
+
+
+def test_workers_can_be_handed_one(chain):
+    tokenizer = load(chain)
+    again = pickle.loads(pickle.dumps(tokenizer))
+    assert again.encode(CORPUS, "all") == tokenizer.encode(CORPUS, "all") and again.sha256 == tokenizer.sha256
 
 
 def test_surrogates_become_text(chain):
