@@ -150,6 +150,8 @@ def check_attend(fn, *, bias=None, masks=True, caches=True, gradients=True, dtyp
         rows, name = Rows(K, bias, dtype), f"4 query heads over {K}"
         rows.check(fn, f"{name}, T = S", torch.arange(12), gradients=gradients)
         rows.check(fn, f"{name}, one token", torch.arange(1), gradients=gradients)
+        places = torch.arange(6) + torch.tensor([[0], [5]])  # (2, 6)
+        rows.check(fn, f"{name}, rows at different places", places, gradients=gradients)
         if caches:
             _check_counting(fn, rows, name)
             _check_addressed(fn, rows, name)
