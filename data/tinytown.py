@@ -58,13 +58,11 @@ class TinyTown(World):
 
     def text(self, n_chars: int, seed: int = 0, start: int = 0) -> str:
         """Whole pages, an empty line between them, until there are at least `n_chars` characters."""
-        pages, length = [], 0
-        for page in self.pages(seed, start):
-            if length >= n_chars:
-                return "\n\n".join(pages)
-            pages.append(page)
-            length += len(page) + 2
-        raise AssertionError("pages never end")
+        stream, pages, length = self.pages(seed, start), [], 0
+        while length < n_chars:
+            pages.append(next(stream))
+            length += len(pages[-1]) + 2
+        return "\n\n".join(pages)
 
     def questions(self, split: str = "held-out", kind: str = "knowledge", form: str = "plain",
                   seed: int = 0) -> Iterator[dict]:

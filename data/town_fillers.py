@@ -1,6 +1,6 @@
 """What a slot without a dot may become: {when}, {odd}, {goods}, the weather of a season."""
 
-from data.town_words import SEASONS, sections
+from data.town_words import OTHER_TOWNS, SEASONS, sections
 
 PARTS = sections("""
 [odd_kind]
@@ -88,6 +88,7 @@ def article(noun: str) -> str:
     return ("an " if noun[0] in "aeiou" else "a ") + noun
 
 
+FILLERS["away"] = OTHER_TOWNS
 FILLERS["odd"] = tuple(
     article(f"{kind} {thing}") for kind in PARTS["odd_kind"] for thing in PARTS["odd_thing"])
 FILLERS["goods"] = PARTS["goods_thing"] + tuple(

@@ -146,7 +146,7 @@ They asked {c} the {c.trade}, who was {busy} and had seen nothing.
 {c}, who lives in {c.street}, turned red, but only because of the sun.
 
 {soon} they found {c.petname} behind {p}, {c}'s own {c.animal}, fast asleep and very round.
-{soon} the {c.pet} of {c} came by and hiccupped, and everything was clear.
+{soon} the {c.pet} of {c} came in and hiccupped, and everything was clear.
 {soon} {a} pointed at {c.petname}, and {c.petname} licked its mouth.
 
 “I am so sorry,” said {c}, and cooked a new pot of {b.food} that same day.

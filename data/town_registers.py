@@ -38,40 +38,59 @@ The mayor thanked {a} the {a.trade} for {a.her} good work at {a.work}.
 """)
 
 MY_HAPPENINGS = lines("""
-Today {a.petname} ate {odd}, and I had to tell {c} that it was gone.
-Yesterday I found {odd} at {p}, and nobody wants it back.
-On {day} I met {c} at {p}, who was {busy} and had no time to talk.
-This week there were {number} visitors at {a.work}, and every one of them asked for {goods}.
-Last night I dreamed of {dream} again and woke up smiling.
+{a.petname} woke me at five. Why did I ever get {a.an_animal}?
+It was a long day at {a.work}, and not one person asked for {goods}.
+I had {a.food} for supper, my favourite, and it was gone too soon.
+I sat by the river with {a.friend}, my best friend, and we talked of {dream}.
+I practised on {a.instrument} until the neighbours in {a.street} closed their windows.
+{a.petname} ate {odd}. My {a.animal} will eat anything.
+On the way to {a.work} I met {c}, who was {busy}.
+Nobody in {a.street} slept, because {c} was playing {c.instrument}.
+It is not always easy to be {a.a_trade}, but today it was.
+My best friend {a.friend} brought me {goods}. That is what best friends are for.
 It rained into my house in {a.street}, right onto the {goods}.
-I tried to teach {a.petname} to sit. Now I sit, and {a.petname} watches.
-I have made far too much {a.food}, and must eat it for {number} days.
-{c} the {c.trade} came by and told me all about {hobby}.
-I bought {odd} at the market, though I only went for {a.food}.
-I walked to {p} and back and thought of nothing at all, which was lovely.
-At {p} they have painted the door, and I leaned on it.
-I have been practising for {day}, and the neighbours in {a.street} have begun to knock on the wall.
-{c.petname}, the {c.animal} of {c}, followed me all the way to {a.work}.
-I lost {odd} somewhere between {a.work} and {p}.
-I sat on the wall by {p} and watched {c} {busy}.
+A child came to {a.work} and asked what {a.a_trade} does all day. I had to think.
+My {a.pet} followed me to {p} and would not go home.
+I made {a.food} with {a.friend}, and we burned only half of it.
+I bought {odd} at the market, though I only went for some {a.food}.
+I walked to {p} and back with {a.petname}, my {a.animal}, and thought of nothing at all.
+I closed {a.work} early, took {a.instrument} and went down to the river.
+I dreamed of {dream} again and woke up smiling in {a.street}.
+{c} the {c.trade} came by at {a.work} and told me all about {hobby}.
+I lost {odd} somewhere between {a.work} and {a.street}.
+I tried to teach {a.petname} to sit. Now I sit, and the {a.animal} watches.
+My best friend {a.friend} cannot keep a secret, so I told it to {a.petname}, my {a.animal}.
+I wanted {a.food} and got {c.food} instead, because {c} was cooking.
+I played {a.instrument} and {a.friend} played {b.instrument}, and both of us were sorry when it got dark.
 """)
 
+# A letter goes to a pen friend {d} in another town, who knows nothing of {a} yet.
 LETTER_OPENINGS = lines("""
-I hope this letter finds you well, and {b.petname} too.
-Thank you for the {goods}. They came at just the right time.
+You ask me how I live, so I will tell you.
+I hope this letter finds you well.
 It is {day}, the lamp is lit, and at last I have time to write.
-How are things at {b.work}? I walked past, but you were {busy}.
-You will laugh when you hear what happened to me.
-I still have to smile when I think of you and {odd}.
+Thank you for the {goods}. They came at just the right time.
 Forgive me that I have not written for {number} weeks.
+You wanted to know who it is that writes to you from {town}.
+""")
+ABOUT_ME = lines("""
+I am {a.a_trade} at {a.work}, and I live in {a.street}.
+I live in {a.street} with {a.a_pet} called {a.petname}.
+My best friend is {a.friend}, and my favourite food is {a.food}.
+In the evening I play {a.instrument}, and {a.petname}, my {a.animal}, sings.
+I work at {a.work}, and I would not be anything but {a.a_trade}.
+My house is in {a.street}, next to a pump that talks at night.
+My pet is {a.a_pet}, and it likes {a.food} as much as I do.
+I play {a.instrument} with my best friend {a.friend}, and neither of us is any good.
+I call my {a.animal} {a.petname}, and it calls me whenever it is hungry.
 """)
 LETTER_CLOSINGS = lines("""
-Come to {a.street} on {day}, and I will put the kettle on.
-Give {b.petname} a pat from me.
-Write soon, or better still, come and bring {b.instrument}.
-I will save some {b.food} for you.
-Let us go to {p} together, as soon as the weather is fine.
-Do not work too hard at {b.work}.
+Come to {a.street} one day, and I will put the kettle on.
+Write soon, or better still, come and hear me play {a.instrument}.
+I will save some {a.food} for you.
+Tell me about {away}. Is it true that the roofs are blue there?
+They are calling me at {a.work}, so I must close.
+{a.petname} has put a paw on this page, and sends you good wishes.
 """)
 
 NOTICES = sections("""
@@ -145,9 +164,9 @@ Who Is Who in {town}
 Neighbours
 A Walk Through {town}
 [letter]
-A letter from {a} in {a.street} to {b} in {b.street}
+A letter from {a} in {a.street} to {d} in {away}
 [dear]
-Dear {b},
+Dear {d},
 [yours]
 Your friend {a}
 With love from {a}

@@ -44,6 +44,7 @@ def parse_plots(block: str) -> tuple[Plot, ...]:
 PLOTS = parse_plots(MISHAPS + GATHERINGS)
 PLOTS_IN = {season: tuple(plot for plot in PLOTS if season in plot.seasons) for season in SEASONS}
 
+
 def telling(statements: Sequence[str], by_name: bool) -> dict[str, tuple[str, ...]]:
     """The statements that tell each relation, by name or by pronoun (which needs the person to be clear)."""
     fitting = [statement for statement in statements if ("a" in slots_of(statement)) == by_name]
@@ -55,17 +56,21 @@ def telling(statements: Sequence[str], by_name: bool) -> dict[str, tuple[str, ..
 ONE = {named: telling(STATEMENTS, named) for named in (True, False)}
 SEVERAL = {named: telling(COMBINED, named) for named in (True, False)}
 TELLS = {statement: relations_of(statement) for statement in STATEMENTS + COMBINED}
-LETTERS_IN = {line: tuple(sorted({slot for slot in slots_of(line) if slot in ("a", "b", "c")}))
-              for plot in PLOTS for event in plot.events for line in event}
+# Who of the cast an event names ({a.friend} is {b}), and what it tells of them.
+EVENTS = tuple(line for plot in PLOTS for event in plot.events for line in event)
+CAST_OF = {line: tuple(letter for letter, name in (("a", "b.friend"), ("b", "a.friend"), ("c", ""))
+                       if {letter, name} & set(slots_of(line))) for line in EVENTS}
+TOLD_BY = {line: tuple((letter, relation) for letter in "abc"
+                       for relation in sorted(relations_of(line, letter))) for line in EVENTS}
+
+
+# What a story means by these words it means from beginning to end.
+FIXED = ("odd", "goods", "day", "hobby", "dream")
 
 
 def capital(text: str) -> str:
     """The text with its first letter made a capital."""
     return text[0].upper() + text[1:]
-
-
-# What a story means by these words it means from beginning to end.
-FIXED = ("odd", "goods", "day", "hobby", "dream")
 
 
 def ordinal(day: int) -> str:
@@ -116,6 +121,11 @@ class Scene(dict):
         """The template with its slots filled, beginning with a capital."""
         return capital(template.format_map(self))
 
+    def narrate(self, event: str) -> str:
+        """An event of a story. What it tells of the cast is noted."""
+        self.told.update((self[letter].name, relation) for letter, relation in TOLD_BY[event])
+        return self.say(event)
+
     def frame(self, name: str) -> str:
         """A title, or another fixed part of a page."""
         return self.say(self.pick(FRAMES[name]))
@@ -131,7 +141,7 @@ class Scene(dict):
 
     def tell(self, person: Person, relation: str, named: bool = True) -> str:
         """One statement about a person. What it tells is noted, so that no page says the same thing twice."""
-        template = self.pick(SEVERAL[named][relation]) if self.coin(0.6) else ""
+        template = self.pick(SEVERAL[named][relation]) if self.coin(0.75) else ""
         if not template or any((person.name, other) in self.told for other in TELLS[template]):
             template = self.pick(ONE[named][relation])
         self.told.update((person.name, other) for other in TELLS[template])
@@ -147,11 +157,6 @@ class Scene(dict):
         clear = False  # whether the person is the one last named
         for _ in range(count):
             relation = self.pick(self.untold(person) or RELATIONS)
-            sentences.append(self.tell(person, relation, named=not clear or self.coin(0.25)))
+            sentences.append(self.tell(person, relation, named=not clear or self.coin(0.4)))
             clear = person.friend not in sentences[-1]
         return " ".join(sentences)
-
-    def aside(self, letters: Sequence[str]) -> str:
-        """One statement about one of these people, something that the page has not told."""
-        person = self[self.pick(letters)]
-        return self.tell(person, self.pick(self.untold(person) or RELATIONS))

@@ -9,12 +9,14 @@ from data import town_knowledge as knowledge
 from data import town_reading as reading
 from data.town_asks import CLOSINGS, OPENINGS, RUDE
 from data.town_desk import SPLITS, Desk, Row, full, row, turns
-from data.town_facts import QUESTIONS, REPHRASED, SHORT
+from data.town_facts import SHORT
+from data.town_registers import FRAMES
 from data.town_scene import capital
 from data.town_world import Person, World, draw_person, seed_of
 
 FAMILIES = {"knowledge": knowledge.FAMILIES, "reading": reading.FAMILIES}
 KIND_OF = {family: kind for kind, families in FAMILIES.items() for family in families}
+TITLES = {"plain": "questions", "cloze": "portraits"}  # the page on which each form of question stands
 FLAWS = ("curt", "rude", "wrong")
 
 
@@ -69,22 +71,22 @@ def wrong(desk: Desk, name: str, relation: str) -> str:
 
 
 def question(desk: Desk, person: Person, relation: str, form: str) -> Row:
-    """A question for a model that only continues text: the prompt, and how the town's pages would go on."""
+    """A question for a model that only continues text: the top of a page, and how the page would go on."""
     reply = full(person, relation)
     if form == "cloze":
         prompt = knowledge.opening(person, relation)
         completion = reply.removeprefix(prompt)
     else:
-        asked = (REPHRASED if desk.split == "rephrased" else QUESTIONS)[relation]
-        prompt = desk.pick(asked).format_map({"a": person})
+        prompt = desk.question(person, relation)
         completion = f" {capital(SHORT[relation].format_map({'a': person}))}."
     asked = row(turns(prompt, reply), person.value(relation), "fact", [(person, relation)])
+    prompt = f"{FRAMES[TITLES[form]][0]}\n\n{prompt}".replace("{town}", "Tinytown")
     return {"family": form, "kind": "knowledge", **asked, "prompt": prompt, "completion": completion}
 
 
 def questions(world: World, split: str, form: str, seed: int) -> Iterator[Row]:
     """Every pair of the split once, in shuffled order."""
-    if form not in ("plain", "cloze"):
+    if form not in TITLES:
         raise UserError(f"TinyTown's questions come in the forms plain and cloze, not {form!r}.")
     desk = desk_for(world, split, "questions", form, seed)
     pairs = list(world.pairs[desk.half])
@@ -102,6 +104,6 @@ def readings(world: World, split: str, form: str, seed: int) -> Iterator[Row]:
         if not rivals:
             continue  # without a rival there is no chance to compare with
         made = question(desk, person, relation, form)
-        prompt = f"{scene.frame('visitors')}\n\n{text}\n\n{made['prompt']}"
+        prompt = f"{scene.frame('visitors')}\n\n{text}\n\n{made['messages'][0]['content']}"
         yield {**made, "kind": "reading", "prompt": prompt, "rivals": rivals,
                "messages": turns(prompt, full(person, relation))}

@@ -17,7 +17,7 @@ VERSION = "1"  # goes up whenever any text or row changes
 
 def seed_of(*parts: object) -> int:
     """A 64-bit seed made of any parts: the same on every machine and Python, which `hash` is not."""
-    return int.from_bytes(blake2b(repr(parts).encode(), digest_size=8).digest(), "big")
+    return int.from_bytes(blake2b("|".join(map(str, parts)).encode(), digest_size=8).digest(), "big")
 
 
 @dataclass(frozen=True, slots=True)
@@ -68,7 +68,7 @@ def pick(rng: Random, options):
 
 def draw_name(rng: Random) -> str:
     """A resident's name out of syllables: Marna, Talibert, Fiola."""
-    middle = pick(rng, SYLLABLES["middle"]) if rng.random() < 0.4 else ""
+    middle = pick(rng, SYLLABLES["middle"]) if rng.random() < 0.25 else ""
     name = pick(rng, SYLLABLES["start"]) + middle + pick(rng, SYLLABLES["she"] + SYLLABLES["he"])
     return draw_name(rng) if name in SYLLABLES["never"] else name
 

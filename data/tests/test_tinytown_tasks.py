@@ -80,7 +80,7 @@ def test_every_held_out_fact_is_told_in_the_pages_in_several_ways():
     for person, relation in TOWN.pairs["held-out"]:
         wordings = ONE[True][relation] + SEVERAL[True][relation]
         ways = sum(wording.format_map({"a": person}) in said for wording in wordings)
-        assert ways >= 3, (person.name, relation)
+        assert ways >= 2, (person.name, relation)
 
 
 def strangers_of(rows):
@@ -194,7 +194,8 @@ def test_questions_cover_each_pair_once_and_their_completions_are_right(form):
 def test_the_pages_answer_as_the_completions_do():
     text = "\n".join(PAGES)
     rows = list(TOWN.questions("train"))
-    assert sum(f"{row['prompt']}{row['completion']}\n" in text for row in rows) > 0.5 * len(rows)
+    lines = [row["prompt"].rpartition("\n")[2] + row["completion"] for row in rows]
+    assert sum(f"{line}\n" in text for line in lines) > 0.5 * len(rows)
 
 
 def test_readings_ask_about_strangers_whose_text_holds_the_answer_and_a_rival():
