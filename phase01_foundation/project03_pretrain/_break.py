@@ -12,6 +12,9 @@ from common.variants import GeluFFN
 from ._lab import Lab, activations, fit
 from .objectives import IGNORE, CausalLM, token_loss
 
+SMALLEST = 2.0**-14  # below it, float16 loses a digit with every halving, and below 2^-25 all of them
+DEEP = {"n_layer": 4}
+
 
 class FeedForward(nn.Module):
     """Two matrices, and between them whatever `bend` does, in SwiGLU's place."""
@@ -46,10 +49,10 @@ LADDER = {  # what is different: (the model's dress, changes of the settings); t
     "GELU instead of SwiGLU": (gelu, {}),
     "ReLU instead of SwiGLU": (bend(F.relu), {}),
     "no bend: two matrices": (bend(lambda x: x), {}),
-    "10 times the rate": (whole, {"learning_rate": 3e-2}),
-    "10 times, no warm-up": (whole, {"learning_rate": 3e-2, "warmup": 0}),
-    "10 times, no clipping": (whole, {"learning_rate": 3e-2, "clip": 0.0}),
-    "10 times, no norm": (bare, {"learning_rate": 3e-2}),
+    "3 times the rate": (whole, {"learning_rate": 1e-2}),
+    "3 times, no warm-up": (whole, {"learning_rate": 1e-2, "warmup": 0}),
+    "3 times, no clipping": (whole, {"learning_rate": 1e-2, "clip": 0.0}),
+    "3 times, no norm": (bare, {"learning_rate": 1e-2}),
 }
 
 
@@ -58,14 +61,14 @@ def ablations(lab: Lab) -> dict:
     fig, ((left, right),) = plots.figure(1, 2, width=11.0, height=4.6)
     found, batch = {}, next(iter(lab.windows()))
     for name, (dress, changes) in LADDER.items():
-        model, losses = lab.trained(dress=dress, **changes)
+        model, losses = lab.trained(dress=dress, sizes=DEEP, **changes)
         found[name] = lab.loss(model)
         layers = activations(model, tuple(part.to(lab.run.device) for part in batch))
         sizes = [layer.square().mean().sqrt().item() for layer in layers]
         largest = max(layer.abs().max().item() for layer in layers)
         row = " ".join(f"{size:8.2f}" for size in sizes)
         lab.run.say(f"  {name:24} {found[name]:7.3f} nats   size by layer {row}   largest {largest:.1f}")
-        if name in ("everything in place", "no norm", "10 times the rate"):
+        if name in ("everything in place", "no norm", "3 times the rate"):
             left.plot(range(1, len(sizes) + 1), sizes, marker="o", label=name)
             values = layers[-2].clamp(-8, 8).cpu().numpy()
             right.hist(values, bins=120, histtype="step", density=True, linewidth=1.6, label=name)
@@ -84,14 +87,18 @@ def half(lab: Lab) -> dict:
     model, _ = lab.trained()
     CausalLM(model)(lab.batches()(0)).backward()
     gradients = torch.cat([p.grad.flatten() for p in model.parameters()])
-    gradients, shares = gradients[gradients != 0], {}
+    gradients, found = gradients[gradients != 0].abs(), {}
     for scale in (1, 2**8, 2**16):
-        small = (gradients * scale).half()
-        shares[scale] = ((small == 0) | small.isinf()).float().mean().item()
-        lab.run.say(f"  loss times {scale:6}: {shares[scale]:6.2%} of the gradients are lost in float16")
-    kept = (gradients.bfloat16() == 0).float().mean().item()
-    lab.run.say(f"  bfloat16, without any scale: {kept:.2%} lost; it has float32's range, and fewer digits")
-    return {f"lost in float16, loss times {scale}": share for scale, share in shares.items()}
+        halves = (gradients * scale).half()
+        poor = ((halves < SMALLEST) | halves.isinf()).float().mean().item()  # zero, or with fewer digits
+        found[f"float16, loss times {scale}"] = poor
+        zero = (halves == 0).float().mean().item()
+        lab.run.say(
+            f"  loss times {scale:6}: {zero:6.2%} of the gradients become zero, {poor:6.2%} lose digits"
+        )
+    zero = (gradients.bfloat16() == 0).float().mean().item()
+    lab.run.say(f"  bfloat16 as it is: {zero:6.2%} become zero; it has float32's range, and fewer digits")
+    return found
 
 
 class CountsPadding(nn.Module):

@@ -1,0 +1,27 @@
+"""What the tests of this project share: a place of their own, with a text in it, and one thread."""
+
+import numpy as np
+import pytest
+import torch
+
+WORDS = "the cat and a dog sat on one mat near this old mill while rain fell".split()  # noqa: SIM905
+
+
+@pytest.fixture(autouse=True)
+def one_thread():
+    """The models here are so small that a second thread costs more than it brings."""
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(threads)
+
+
+@pytest.fixture
+def home(tmp_path, monkeypatch):
+    """A place of its own for runs, models and cache, and in it a text."""
+    monkeypatch.setenv("THIRTY_HOME", str(tmp_path))
+    monkeypatch.chdir(tmp_path)
+    draw = np.random.default_rng(0)
+    lines = (" ".join(draw.choice(WORDS, 12)) + ".\n" for _ in range(2500))
+    (tmp_path / "own.txt").write_text("".join(lines), encoding="utf-8")
+    return tmp_path
