@@ -16,7 +16,7 @@ from dataclasses import dataclass
 
 import torch
 
-from common.errors import demand
+from common.errors import UserError, demand
 from common.model import Cache
 from common.sampling import Sampling, draw, sample
 from common.stops import TextStream
@@ -81,13 +81,19 @@ class Row:
 
 def as_tokens(model, prompts, tokenizer):
     """Prompts, checked: int64 (B, T) on the model's device."""
-    rows = prompts.tolist() if isinstance(prompts, torch.Tensor) else [list(row) for row in prompts]
+    try:
+        given = prompts.tolist() if isinstance(prompts, torch.Tensor) else prompts
+        rows = [[int(i) for i in row] for row in given]
+    except (TypeError, ValueError):
+        raise UserError(
+            "prompts are rows of ids, [[5, 7, 11]]: encode text first, wrap a single row"
+        ) from None
     demand(rows and all(rows), "the prompt is empty: begin with a token, such as the tokenizer's end of text")
     lengths = sorted({len(row) for row in rows})
     how = "left padding is nowhere supported: pass rows of one length, or use the engine of project 12"
     demand(len(lengths) == 1, f"rows of {lengths[0]} to {lengths[-1]} tokens in one batch; {how}")
-    pad = getattr(tokenizer, "pad_id", None)
-    demand(pad is None or all(row[0] != pad for row in rows), f"a row begins with padding; {how}")
+    pads = {getattr(tokenizer, "pad_id", None)} - {*getattr(tokenizer, "eos_ids", ())}  # GPT-2's are one
+    demand(all(row[0] not in pads for row in rows), f"a row begins with padding; {how}")
     V = model.config.vocab_size
     wrong = [i for row in rows for i in row if not 0 <= i < V]
     demand(not wrong, f"ids {wrong[:3]} are not among the model's {V}: is this the model's own tokenizer?")

@@ -343,6 +343,10 @@ def test_an_answer_ends_with_the_context(counter):
     (torch.zeros(1, 0, dtype=torch.long), "empty"),
     ([[1, 2], [1, 2, 3]], "rows of 2 to 3 tokens in one batch; left padding is nowhere supported"),
     ([[4, 1, 2]], "begins with padding; left padding is nowhere supported"),
+    ([1, 2], "wrap a single row"),
+    (torch.tensor([1, 2]), "wrap a single row"),
+    ("text", "encode text first"),
+    (["text"], "encode text first"),
     ([[1, 32]], r"\[32\] are not among the model's 32"),
     ([[-1]], r"\[-1\] are not among"),
 ])  # fmt: skip
@@ -350,6 +354,14 @@ def test_prompts_that_are_refused(counter, prompts, message):
     with pytest.raises(UserError, match=message) as error:
         generate(counter, prompts, tokenizer=Bytes())
     assert "\n" not in str(error.value)
+
+
+def test_an_end_of_text_that_also_pads_may_come_first(counter):
+    class Both(Bytes):
+        eos_ids, pad_id = (4,), 4
+
+    [answer] = generate(counter, [[4, 6, 8]], Sampling(temperature=0, max_tokens=2), tokenizer=Both())
+    assert answer.ids == (10, 12)
 
 
 def test_other_mistakes(counter):
