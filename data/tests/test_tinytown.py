@@ -21,12 +21,12 @@ from data.town_words import TRADES, VALUES
 
 TOWN = TinyTown()
 PAGES = [TOWN.page(number) for number in range(600)]
-DIGEST = ""
+DIGEST = "ad3c5860cb1ade4c"  # of 200 pages, the first 64 bits; the same on Python 3.10 to 3.13
 
 
 def test_the_first_pages_are_what_this_version_says_everywhere():
     """A change of any text changes this sum: then VERSION goes up, and so do the numbers that stand on it."""
-    found = hashlib.sha256("\n\n".join(PAGES[:200]).encode()).hexdigest()
+    found = hashlib.sha256("\n\n".join(PAGES[:200]).encode()).hexdigest()[:16]
     assert (VERSION, found) == ("1", DIGEST)
 
 
