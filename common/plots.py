@@ -90,8 +90,8 @@ def animate(draw: Callable[[int], Figure], frames: int, path: Path | str, *, sec
     pictures = []
     for i in range(frames):
         page = BytesIO()
-        draw(i).savefig(page, format="png", dpi=80)
-        pictures.append(Image.open(page).convert("P", palette=Image.Palette.ADAPTIVE, colors=64))
+        draw(i).savefig(page, format="png", dpi=72)
+        pictures.append(Image.open(page).convert("P", palette=Image.Palette.ADAPTIVE, colors=32))
     with whole_file(path) as part:
         pictures[0].save(part, "GIF", save_all=True, append_images=pictures[1:], loop=0,
                          duration=round(1000 * seconds))

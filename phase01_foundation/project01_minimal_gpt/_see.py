@@ -90,8 +90,8 @@ def film_of_positions(frames):
         plane = rotate(words[:, :2], steps * angles)
         turned = torch.cat((plane, words[:, 2:].expand(20, -1, -1)), dim=-1)
         fig, axes = plots.figure(1, 2, width=10, height=5.2, projection="3d")
-        draw_words(axes[0, 0], added, "sinusoids: a step along a helix is added", 25 + 30 * done)
-        draw_words(axes[0, 1], turned, "RoPE: every word is turned by its place", 25 + 30 * done)
+        draw_words(axes[0, 0], added, "sinusoids: a step along a helix is added")
+        draw_words(axes[0, 1], turned, "RoPE: every word is turned by its place")
         said = ("no places yet: both “the” are one point", "the places are in: two points")[share > 0.5]
         fig.supxlabel(said, size=13, color=plots.COLOURS[1])
         return fig
@@ -99,7 +99,7 @@ def film_of_positions(frames):
     return draw
 
 
-def draw_words(ax, ways, title, turn):
+def draw_words(ax, ways, title):
     """Each word at the end of its way so far; ways (steps, words, 3)."""
     for place, word in enumerate(WORDS):
         colour = plots.COLOURS[1] if word == "the" else plots.COLOURS[0]
@@ -114,7 +114,7 @@ def draw_words(ax, ways, title, turn):
     ax.set(xlim=(-1.7, 1.7), ylim=(-1.7, 1.7), zlim=(-0.3, 2.4))
     ax.text2D(0.5, 0.96, title, transform=ax.transAxes, ha="center", size=13, color=plots.INK)
     ax.set_box_aspect((1, 1, 0.8), zoom=1.15)
-    ax.view_init(elev=20, azim=turn)
+    ax.view_init(elev=20, azim=42)
 
 
 # --- sampling -----------------------------------------------------------------------------------------------
@@ -143,13 +143,14 @@ def sampling(model, characters, words, *, rows, seed, temperature=1.0, k=0, p=1.
 def draw_sampling(line, points):
     """Entropy against diversity, and against real words: `line` over temperatures, `points` by name."""
     fig, axes = plots.figure(1, 2, width=10.5, height=4.4)
-    for ax, which, label in ((axes[0, 0], 1, "distinct 4-grams"), (axes[0, 1], 2, "words that exist")):
+    views = ((axes[0, 0], 1, "distinct 4-grams", -1), (axes[0, 1], 2, "words that exist", 1))
+    for ax, which, label, side in views:
         ax.plot(*zip(*((row[0], row[which]) for row in line.values()), strict=True), marker="o", linewidth=2)
         for name, row in line.items():
-            label_point(ax, f"{name:g}", (row[0], row[which]), (0, -16), plots.COLOURS[0])
+            label_point(ax, f"{name:g}", (row[0], row[which]), (-8 * side, -15), plots.COLOURS[0])
         for colour, (name, row) in zip(plots.COLOURS[1:], points.items(), strict=False):
             ax.plot(row[0], row[which], "D", color=colour, markersize=8)
-            label_point(ax, name, (row[0], row[which]), (0, 10), colour)
+            label_point(ax, name, (row[0], row[which]), (30 * side, 8), colour)
         ax.set(xlabel="entropy of what is drawn from, nats", ylabel=f"share of {label}", ylim=(-0.05, 1.08))
     axes[0, 0].set_title("hotter: more different text")
     axes[0, 1].set_title("too hot: no longer words")

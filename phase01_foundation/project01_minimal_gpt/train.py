@@ -104,7 +104,7 @@ def build(config, n_symbols, device):
     return GPT(GPTConfig(vocab_size=n_symbols, max_seq_len=config.context, **sizes)).to(device)
 
 
-def fit(model, config, characters, train_ids, val_ids, folder, *, resume=False, say=print):
+def fit(model, config, characters, train_ids, val_ids, folder, *, optimizer=None, resume=False, say=print):
     """Train the model in place, a sample at each evaluation into folder/samples; returns the history."""
     device = next(model.parameters()).device
     train_ids = train_ids.to(device)
@@ -115,11 +115,11 @@ def fit(model, config, characters, train_ids, val_ids, folder, *, resume=False, 
     def sample(step, metrics):
         page = folder / "samples" / f"step_{step:05}.txt"
         page.parent.mkdir(parents=True, exist_ok=True)
-        page.write_text(complete(model, characters, n=300, seed=config.seed), encoding="utf-8")
+        page.write_text(complete(model, characters, n=200, seed=config.seed), encoding="utf-8")
 
     history = train(Surprise(model), batch_at, config.train_config(), folder=folder, resume=resume, say=say,
                     evaluate=lambda: {"val_loss": split_loss(model, val_ids, most=200)},
-                    on_eval=sample, tracker=config.tracker or None)  # fmt: skip
+                    on_eval=sample, optimizer=optimizer, tracker=config.tracker or None)  # fmt: skip
     best = checkpoint.read(folder / "best.safetensors")
     checkpoint.load_weights(Surprise(model), best["weights"])
     return history
@@ -131,26 +131,31 @@ def save(model, characters, path):
                             "weights": model.state_dict()})
 
 
-def main(config, run):
+def course(config, run, build, optimizer=None):
+    """A whole run but for its verdict: (model made by `build`, characters, metrics, corpus)."""
     text, corpus = read(config.corpus, run.say)
     characters, train_ids, val_ids = split(text, config.context)
     model = build(config, len(characters), run.device)
-    n_weights = sum(p.numel() for p in model.parameters())
-    blind = math.log(len(characters))
+    n_weights, blind = sum(p.numel() for p in model.parameters()), math.log(len(characters))
     run.say(f"{corpus}: {len(text):,} characters, {len(characters)} different; {n_weights:,} weights")
     run.say(f"guessing blindly would cost ln {len(characters)} = {blind:.2f} nats a character")
 
-    history = fit(model, config, characters, train_ids, val_ids, run.folder, resume=run.resumed, say=run.say)
+    history = fit(model, config, characters, train_ids, val_ids, run.folder, optimizer=optimizer,
+                  resume=run.resumed, say=run.say)
     val_loss = split_loss(model, val_ids)
-    save(model, characters, run.folder / "gpt.safetensors")
-
     run.say(f"\n{'-' * 30} what it writes now {'-' * 30}\n" + complete(model, characters, seed=config.seed))
     run.say(f"{'-' * 80}\nearlier samples: {run.folder / 'samples'}")
     picture = plots.loss_curve(history.series("loss"), history.series("val_loss"),
                                title=f"{corpus}: {val_loss:.3f} nats a character on unseen text",
                                levels={"blind guessing": blind})
     run.say(f"loss curve: {plots.save(picture, run.folder / 'loss.png')}")
-    run.finish({"val_loss": val_loss, "bits_per_character": val_loss / math.log(2)}, corpus=corpus)
+    return model, characters, {"val_loss": val_loss, "bits_per_character": val_loss / math.log(2)}, corpus
+
+
+def main(config, run):
+    model, characters, metrics, corpus = course(config, run, build)
+    save(model, characters, run.folder / "gpt.safetensors")
+    run.finish(metrics, corpus=corpus)
 
 
 if __name__ == "__main__":

@@ -8,7 +8,18 @@ import torch
 
 from common.cli.script import script
 from common.proofs import prove
-from phase01_foundation.project01_minimal_gpt import attention, generate, gpt, text, train
+from phase01_foundation.project01_minimal_gpt import (
+    attention,
+    bench,
+    explore,
+    fast,
+    generate,
+    gpt,
+    layers,
+    positions,
+    text,
+    train,
+)
 
 TEXT = "to be or not to be, that is the question.\n" * 40
 
@@ -49,20 +60,39 @@ def test_wrong_solutions_are_caught():
     prove(__file__)
 
 
-PARTS = (attention.hide_future, attention.attend, attention.split_heads, attention.merge_heads,
-         attention.Attention.forward, gpt.FeedForward.forward, gpt.Block.forward, gpt.GPT.forward,
-         gpt.loss, gpt.top_k, gpt.top_p, gpt.pick, gpt.generate)  # fmt: skip
+IN_TRAIN = (attention.hide_future, attention.attend, attention.split_heads, attention.merge_heads,
+            attention.Attention.forward, gpt.FeedForward.forward, gpt.Block.forward, gpt.GPT.forward,
+            gpt.loss, gpt.top_k, gpt.top_p, gpt.pick, gpt.generate)  # fmt: skip
 
 
-@pytest.mark.parametrize("part", PARTS, ids=lambda part: part.__qualname__)
-def test_is_on(part, home, monkeypatch):
-    """A technique that raises makes the training run fail: the run really uses what the learner wrote."""
+IN_EXPLORE = (positions.sinusoids, positions.rope_angles, positions.rotate, positions.alibi_slopes,
+              positions.alibi, layers.LayerNorm.forward, layers.RMSNorm.forward, layers.gelu,
+              layers.SwiGLU.forward)  # fmt: skip
+
+
+def unplug(part, monkeypatch):
+    """From here on the function raises, under whatever name others have imported it."""
     def broken(*args, **kwargs):
         raise ZeroDivisionError("unplugged")
 
     monkeypatch.setattr(inspect.unwrap(part), "__code__", broken.__code__)
+
+
+@pytest.mark.parametrize("part", IN_TRAIN, ids=lambda part: part.__qualname__)
+def test_is_on(part, home, monkeypatch):
+    """A technique that raises makes the training run fail: the run really uses what the learner wrote."""
+    unplug(part, monkeypatch)
     with pytest.raises(ZeroDivisionError, match="unplugged"):
         run(train, "smoke", "--corpus", home / "own.txt", "--steps", 1)
+
+
+@pytest.mark.parametrize("part", IN_EXPLORE, ids=lambda part: part.__qualname__)
+def test_is_on_in_the_ablations(part, home, monkeypatch):
+    """The same for the parts that the ablations train with."""
+    monkeypatch.setattr(explore.Lab, "trained", lambda self: None)
+    unplug(part, monkeypatch)
+    with pytest.raises(ZeroDivisionError, match="unplugged"):
+        run(explore, "smoke", "--corpus", home / "own.txt", "--parts", "ablations", "--steps", 1)
 
 
 def test_smoke(home, capsys):
@@ -82,10 +112,68 @@ def test_smoke(home, capsys):
     assert (folder.with_name("smoke-2") / "result.json").exists()
 
 
-def test_generate_without_a_run_trains_a_tiny_one(home, capsys, monkeypatch):
+@pytest.fixture
+def tiny(home, monkeypatch):
+    """A smoke preset that trains in no time, on a text of its own."""
+    sizes = {"n_layer": 1, "n_head": 2, "d_model": 16, "context": 16, "steps": 2}
+    for script in (train, fast):
+        monkeypatch.setitem(script.PRESETS, "smoke", script.Config(corpus=str(home / "own.txt"), **sizes))
+    return home
+
+
+def test_smoke_of_explore(tiny, capsys):
+    """Every experiment, each with its picture; without a finished run it trains a model first."""
+    run(explore, "smoke", "--corpus", tiny / "own.txt")
+    folder = tiny / "runs" / "project01_minimal_gpt" / "explore-smoke"
+    names = ["ablations.png", "head.png", "heads.png", "mask.png", "order.png", "positions.gif", "qkv.png",
+             "sampling.png", "start.png"]  # fmt: skip
+    assert sorted(path.name for path in folder.glob("*.*g*") if path.suffix in (".png", ".gif")) == names
+    assert "training one first" in capsys.readouterr().out
+    found = json.loads((folder / "result.json").read_text())["metrics"]
+    assert {"corpus_unmasked", "trained_q ↔ k", "norm: none, seed 0", "init_std_0.02"} <= found.keys()
+
+
+def test_smoke_of_fast(tiny):
+    """The race car: common's model, Muon for the matrices in its blocks and AdamW for the rest."""
+    run(fast, "smoke")
+    assert (tiny / "runs" / "project01_minimal_gpt" / "fast-smoke" / "result.json").exists()
+    objective = train.Surprise(fast.build(fast.PRESETS["smoke"], 9, "cpu"))
+    muon, adamw = fast.optimizers(objective, fast.PRESETS["smoke"])
+    moved = [weight for one in (muon, adamw) for group in one.param_groups for weight in group["params"]]
+    assert sorted(map(id, moved)) == sorted(map(id, objective.parameters()))  # each weight once
+    assert all(weight.dim() == 2 for weight in muon.param_groups[0]["params"])
+
+
+@pytest.mark.slow
+def test_smoke_of_bench(home, capsys, monkeypatch):
+    """Without the rival its rows say so, and the bench ends well."""
+    monkeypatch.delenv("THIRTY_RIVALS", raising=False)
+    bench.bench(bench.main, bench.profiled, ["smoke", "--device", "cpu"])
+    said = capsys.readouterr().out
+    assert said.count("not run: nanoGPT is not in $THIRTY_RIVALS") == 3
+    assert "smoke: nothing was written" in said
+
+
+def test_rival_is_run_in_a_copy(tmp_path):
+    """A checkout that only pretends is copied, given our text, prepared, run with the recipe, and read."""
+    fake = tmp_path / "fake"
+    (fake / "data" / "shakespeare_char").mkdir(parents=True)
+    (fake / "data" / "shakespeare_char" / "prepare.py").write_text("open('prepared', 'w').close()")
+    (fake / "train.py").write_text(
+        "import sys; open('prepared')\n"
+        "print('step 0: train loss 4.1, val loss 4.2\\nstep 40: train loss 2.1, val loss 2.25')\n"
+        "print(sys.argv, file=open('arguments', 'w'))")
+    rival = bench.NanoGPT(fake, tmp_path, "our text", bench.RECIPES["cpu"], steps=40)
+    assert rival.train() == 2.25
+    assert (rival.folder / "data" / "shakespeare_char" / "input.txt").read_text() == "our text"
+    assert "'--max_iters=40'" in (rival.folder / "arguments").read_text()
+    assert rival.loss(7) == 2.25
+    assert "'--eval_iters=7'" in (rival.folder / "arguments").read_text()
+    assert not (fake / "prepared").exists()
+
+
+def test_generate_without_a_run_trains_a_tiny_one(tiny, capsys):
     """Nothing trained yet: it says so, trains, and writes."""
-    tiny = train.Config(corpus=str(home / "own.txt"), n_layer=1, n_head=1, d_model=16, context=8, steps=2)
-    monkeypatch.setitem(train.PRESETS, "smoke", tiny)
     run(generate, "smoke", "--length", 5)
     assert "no finished run yet" in capsys.readouterr().out
 
