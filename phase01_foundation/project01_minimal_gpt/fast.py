@@ -2,7 +2,7 @@
 
 The model is common's, made of other parts: RoPE where gpt.py has a learned table, RMSNorm where it has
 LayerNorm, SwiGLU where it has GELU, and no biases. Muon (Jordan et al. 2024) moves the matrices, AdamW the
-rest, and the learning rate falls to zero. The lesson gives each a paragraph; bench.py races it against nanoGPT.
+rest, and the learning rate falls to zero. The lesson gives each a paragraph; bench.py races it with nanoGPT.
 """
 
 from dataclasses import dataclass, replace

@@ -116,8 +116,8 @@ def test_smoke(home, capsys):
 def tiny(home, monkeypatch):
     """A smoke preset that trains in no time, on a text of its own."""
     sizes = {"n_layer": 1, "n_head": 2, "d_model": 16, "context": 16, "steps": 2}
-    for script in (train, fast):
-        monkeypatch.setitem(script.PRESETS, "smoke", script.Config(corpus=str(home / "own.txt"), **sizes))
+    for one in (train, fast):
+        monkeypatch.setitem(one.PRESETS, "smoke", one.Config(corpus=str(home / "own.txt"), **sizes))
     return home
 
 
