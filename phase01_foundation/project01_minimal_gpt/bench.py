@@ -176,7 +176,7 @@ def race(b, nano, folder, steps):
         return ours <= losses["nanoGPT"]
 
     run = b.compare({"nanoGPT": theirs, "ours": ours}, check=reached, warm=False,
-                    budget=b.pick(smoke=1, quick=60, full=840))
+                    budget=b.pick(smoke=1, quick=60, full=420))
     return {name: list(side.seconds) for name, side in run.sides.items()}, losses
 
 
