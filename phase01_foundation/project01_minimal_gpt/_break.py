@@ -11,6 +11,8 @@ from ._ablations import fit
 from .gpt import GPT, GPTConfig
 from .text import batch, split_loss
 
+LABEL = {"size": 11, "color": plots.INK, "padding": 4, "bbox": {"color": "white", "pad": 1.5}}
+
 
 def small(n_symbols, **settings):
     """A GPT of two blocks, 64 wide, with two heads, that trains in seconds."""
@@ -110,7 +112,7 @@ def draw_surgery(after, curves, blind):
     left, right = axes[0]
     bars = left.barh(list(after), list(after.values()), color=plots.COLOURS[1])
     bars[0].set_color(plots.COLOURS[0])
-    left.bar_label(bars, fmt=" %.2f", size=11, color=plots.INK)
+    left.bar_label(bars, fmt="%.2f", **LABEL)
     left.axvline(blind, color=plots.QUIET, linewidth=1, linestyle=(0, (4, 3)))
     left.invert_yaxis()
     left.set(xlabel="validation loss, nats (dashes: blind guessing)", title="done to a trained model")
@@ -155,7 +157,7 @@ def draw_order(shares):
     """Four bars: both kinds of attention, with and without positions."""
     fig, ((ax,),) = plots.figure(width=7.4, height=3.6)
     bars = ax.barh(list(shares), list(shares.values()), color=[plots.COLOURS[c] for c in (0, 1, 0, 1)])
-    ax.bar_label(bars, fmt=" {:.0%}", size=11, color=plots.INK)
+    ax.bar_label(bars, fmt="{:.0%}", **LABEL)
     ax.invert_yaxis()
     ax.axvline(1 / 11, color=plots.QUIET, linewidth=1, linestyle=(0, (4, 3)))
     ax.set(xlim=(0, 1.12), xlabel="names the symbol to its left (dashes: chance)")
@@ -182,7 +184,12 @@ def draw_start(stds, epss, blind):
             ax.plot(list(found), [row[which] for row in found.values()], style, linewidth=2, label=name)
         plots.level(ax, blind, "blind guessing")
         ax.set(xscale="log", yscale="log", xlabel=label, ylabel="loss, nats")
-        plots.legend(ax)
+        ax.set_yticks((2, 3, 5, 10, 20), ("2", "3", "5", "10", "20"))
+        ax.set_yticks((), minor=True)
+        ax.set_xticks(list(found), [f"{value:g}" for value in found])
+        ax.set_xticks((), minor=True)
+        ax.set_ylim(1.8, 25)
+        plots.legend(ax, loc="upper left")
     axes[0, 0].set_title("how large the first weights are")
     axes[0, 1].set_title("what keeps a norm from dividing by zero")
     return fig

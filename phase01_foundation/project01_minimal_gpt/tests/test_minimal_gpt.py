@@ -2,11 +2,14 @@
 
 import inspect
 import json
+import re
+import shlex
+from pathlib import Path
 
 import pytest
 import torch
 
-from common.cli.script import script
+from common.cli.script import prepare, script
 from common.proofs import prove
 from phase01_foundation.project01_minimal_gpt import (
     attention,
@@ -170,6 +173,32 @@ def test_rival_is_run_in_a_copy(tmp_path):
     assert rival.loss(7) == 2.25
     assert "'--eval_iters=7'" in (rival.folder / "arguments").read_text()
     assert not (fake / "prepared").exists()
+
+
+README = Path(bench.__file__).with_name("README.md").read_text(encoding="utf-8")
+
+
+def test_commands_of_the_lesson_are_understood(home):
+    """Every `./thirty run 1 …` and `explore 1 …` names a script, a preset and fields that exist."""
+    scripts = {"train": train, "generate": generate, "fast": fast, "explore": explore}
+    lines = re.findall(r"^\./thirty (run|explore) 1\b([^#\n]*)", README, flags=re.M)
+    assert len(lines) >= 8
+    for i, (verb, rest) in enumerate(lines):
+        words = [word for word in shlex.split(rest) if word != "--mine"]
+        name = words.pop(0) if words and words[0] in scripts else {"run": "train"}.get(verb, verb)
+        place = ["--device", "cpu", "--out", str(home / str(i))]
+        prepare(scripts[name].main, scripts[name].PRESETS, words + place)
+
+
+def test_snippet_of_the_lesson_runs():
+    """What stands under "In production" is run as it stands."""
+    pytest.importorskip("transformers")
+    (snippet,) = re.findall(r"```python\n(.*?)```", README, flags=re.S)
+    names = {}
+    exec(snippet, names)
+    q, k, v = names["q"], names["k"], names["v"]
+    torch.testing.assert_close(names["y"], attention.attend(q, k, v)[0])
+    assert names["text"].shape == (1, 30)
 
 
 def test_generate_without_a_run_trains_a_tiny_one(tiny, capsys):
