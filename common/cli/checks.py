@@ -36,7 +36,9 @@ class Test:
             raise UserError(f"the tests need pytest, which is not here: {command('dev')}")
         # Another -m replaces the one in pyproject.toml; an empty one selects everything.
         selection = ["-m", "gpu"] if self.gpu else ["-m", ""] if self.slow else []
-        args = ["-c", str(ROOT / "pyproject.toml"), *selection, *map(str, folders or [])]
+        # A worker for each processor, and a file's tests on one of them: they share what takes long to make.
+        workers = [] if folders else ["-n", "auto", "--maxprocesses", "8", "--dist", "loadfile"]
+        args = ["-c", str(ROOT / "pyproject.toml"), *selection, *workers, *map(str, folders or [])]
         code = start("pytest", args, cwd=ROOT)
         return 0 if self.gpu and code == NO_TESTS else code
 
