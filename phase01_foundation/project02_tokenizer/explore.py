@@ -35,11 +35,11 @@ class Config:
     """Characters of it to read."""
     vocab_size: int = 8000
     """Ids of the largest tokenizer on the curve."""
-    steps: int = 600
-    """Updates of the embedding; each sees 4,096 pairs of neighbours."""
+    steps: int = 400
+    """Updates of the embedding; each sees 2,048 pairs of neighbours."""
     width: int = 64
     """Numbers in an embedding."""
-    words: str = "baker miller tailor|dog cat goat|red blue green|bread cheese soup"
+    words: str = "baker miller tailor|dog cat goat|red blue green|bread soup cake"
     """Words to compare, in groups with | between."""
     seed: int = 0
     """Start of the random numbers."""
@@ -67,6 +67,9 @@ def draw_compression(bpe, unseen, manual, folder):
         ax.plot(sizes, compression(bpe, text, sizes), marker="o", markersize=4, label=name)
     ax.set(xscale="log", xlabel="ids in the vocabulary", ylabel="bytes per token",
            title="More ids, fewer tokens, and less for each further id")
+    marks = [size for size in (256, 500, 1000, 2000, 4000, 8000) if size <= len(bpe)]
+    ax.set_xticks(marks, labels=map(str, marks), minor=False)
+    ax.set_xticks([], minor=True)
     plots.legend(ax)
     return plots.save(fig, folder / "compression.png")
 
@@ -88,7 +91,7 @@ def learn_embedding(ids, n_ids, config):
     guess = torch.nn.Linear(config.width, n_ids, bias=False)
     optimizer = torch.optim.AdamW([*table.parameters(), *guess.parameters()], lr=0.01, weight_decay=0.0)
     for _ in range(config.steps):
-        at = torch.randint(len(ids) - 1, (4096,))
+        at = torch.randint(len(ids) - 1, (2048,))
         loss = F.cross_entropy(guess(table(ids[at])), ids[at + 1])
         optimizer.zero_grad()
         loss.backward()
@@ -109,7 +112,7 @@ def known_words(bpe, config):
     return {word: i[0] for word, i in ids.items() if len(i) == 1}
 
 
-def draw_embeddings(table, words, folder):
+def draw_embeddings(table, words, groups, folder):
     """Cosines between words: one-hot codes, which know nothing, beside a learned embedding; and a map of
     the words."""
     ids, names = list(words.values()), list(words)
@@ -124,9 +127,10 @@ def draw_embeddings(table, words, folder):
     _, _, axes = torch.linalg.svd(centred, full_matrices=False)
     x, y = (centred @ axes[:2].T).T.tolist()
     fig, ((ax,),) = plots.figure()
-    ax.scatter(x, y, s=18, color=plots.COLOURS[0])
     for name, px, py in zip(names, x, y, strict=True):
-        ax.annotate(name, (px, py), xytext=(5, 3), textcoords="offset points", size=11)
+        colour = plots.COLOURS[groups[name] % len(plots.COLOURS)]
+        ax.scatter([px], [py], s=24, color=colour)
+        ax.annotate(name, (px, py), xytext=(5, 3), textcoords="offset points", size=11, color=colour)
     ax.set(title="The two directions in which these words differ most", xticks=[], yticks=[])
     ax.margins(0.15)
     return matrix, plots.save(fig, folder / "map.png"), learned
@@ -165,7 +169,8 @@ def main(config, run):
     metrics = {"bytes_per_token": len(unseen.encode()) / len(bpe.encode(unseen)), "torn": 0}
     if len(words) > 2:
         table = learn_embedding(bpe.encode(learn), len(bpe), config)
-        *pictures, _ = draw_embeddings(table, words, run.folder)
+        groups = {word: k for k, group in enumerate(config.words.split("|")) for word in group.split()}
+        *pictures, _ = draw_embeddings(table, words, groups, run.folder)
         run.say(f"embeddings: {pictures[0]}, {pictures[1]}")
     metrics["torn"] = break_borders(bpe, manual, run.say)
     break_special_ids(bpe, run.say)

@@ -32,6 +32,8 @@ class Config:
     """A pair that occurs less often is not merged."""
     workers: int = 0
     """Processes that count pieces besides this one; the result does not depend on it."""
+    seed: int = 0
+    """Which tenth of the text is kept away to judge by."""
     save: bool = True
     """Save the tokenizer into the models folder, for the projects that follow."""
 
@@ -59,11 +61,10 @@ def texts(corpus: str, characters: int, say) -> Iterator[str]:
         read += len(piece)
 
 
-def held_out(chunks, every: int = 10) -> tuple[list[str], list[str]]:
+def held_out(chunks, seed: int = 0, every: int = 10) -> tuple[list[str], list[str]]:
     """(to learn from, to judge by): every tenth chunk is kept away from training; of a short text, none."""
-    chunks = list(chunks)
-    judge = chunks[every - 1 :: every]
-    return [c for i, c in enumerate(chunks) if i % every != every - 1], judge or chunks
+    chunks, first = list(chunks), every - 1 - seed % every
+    return [c for i, c in enumerate(chunks) if i % every != first], chunks[first::every] or chunks
 
 
 def measure(bpe: BPE, chunks: list[str]) -> dict[str, float]:
@@ -89,7 +90,7 @@ def main(config, run):
     if not names:
         raise UserError("--corpus names no corpus; for example --corpus shakespeare")
     stream = (piece for name in names for piece in texts(name, config.characters, run.say))
-    learn, judge = held_out(cut(stream, SPECIAL, size=1000))
+    learn, judge = held_out(cut(stream, SPECIAL, size=1000), config.seed)
     bpe = train(learn, config.vocab_size, SPECIAL, min_frequency=config.min_frequency, workers=config.workers)
     if len(bpe) < config.vocab_size:
         run.say(f"the text has pairs for {len(bpe)} ids only, not for {config.vocab_size}: add text")

@@ -28,6 +28,7 @@ SPEED = {"unit": "tok/s", "better": "higher"}
 SENTENCES = {
     "train": "An update of GPT-2's 124M shape takes at most half the time of nanoGPT's in fp32",
     "train-bf16": "The same update is at least 1.1 times as fast as nanoGPT's under bf16 autocast",
+    "train-fp32": "In fp32 on both sides an update takes no longer than nanoGPT's",
     "quality": "After equally many tokens our model needs at least 0.05 bits per byte less than nanoGPT",
 }  # fmt: skip
 
@@ -62,7 +63,7 @@ def bench_training(b):
     batch = batch_of(b, sizes)
     tokens, T = batch[0].numel(), batch[0].size(1)
     if not checkout:
-        for name, goal in (("train", 2.0), ("train-bf16", 1.1)):
+        for name, goal in (("train", 2.0), ("train-bf16", 1.1), ("train-fp32", 1.0)):
             claim = {"goal": (">=", goal), "headline": name == "train", **SPEED}
             b.not_run(name, SENTENCES[name], why="nanoGPT is not in $THIRTY_RIVALS", **claim)
         return
@@ -71,9 +72,11 @@ def bench_training(b):
     model, our_step = _nano.our_step(sizes, batch, b.device, True, source)
     sides = {"nanoGPT, fp32": _nano.their_step(checkout, sizes, batch, b.device, False, state)[1],
              "nanoGPT, bf16": _nano.their_step(checkout, sizes, batch, b.device, True, state)[1],
-             "ours, bf16": our_step}  # fmt: skip
+             "ours, bf16": our_step,
+             "ours, fp32": _nano.our_step(sizes, batch, b.device, False, source)[1]}  # fmt: skip
     flops = flops_of(model, T) * tokens
-    run = b.compare(sides, check=0.03, counts={name: {"FLOPs": flops} for name in sides}, memory=False)
+    run = b.compare(sides, check=0.03, counts={name: {"FLOPs": flops} for name in sides}, memory=False,
+                    budget=b.pick(smoke=0.5, quick=15, full=240))
     settings = {"batch": list(batch[0].shape), "parameters": sum(p.numel() for p in model.parameters())}
     for name, rival, goal in (("train", "nanoGPT, fp32", 2.0), ("train-bf16", "nanoGPT, bf16", 1.1)):
         seconds = run.sides[rival].median
@@ -84,6 +87,9 @@ def bench_training(b):
         b.claim(name, SENTENCES[name], measured=run.figures("ours, bf16", rival, work=tokens), **claim,
                 bound=seconds / fastest, prediction=seconds / (fastest + rest),
                 why="the bound does nothing but matrix products in bfloat16")  # fmt: skip
+    b.claim("train-fp32", SENTENCES["train-fp32"], goal=(">=", 1.0), settings=settings, **SPEED,
+            measured=run.figures("ours, fp32", "nanoGPT, fp32", work=tokens),
+            why="the same products in the same kernels; what is left to win is the optimiser")
     if b.device.type == "cuda":  # pragma: no cover - gpu
         peak, source = peak_flops(b.device, torch.bfloat16)
         share = mfu(flops / tokens, tokens / run.sides["ours, bf16"].median, peak)
