@@ -123,7 +123,7 @@ At {q} there was {a.food} for {a} and a bench for all of them.
 
 == A Visit to the School | The Question
 in: spring autumn winter
-sum: {a} went to the school and told the children about the life of {a.a_trade}.
+sum: {a} went to the school and told the children about the work of {a.a_trade}.
 
 On {day} {a} the {a.trade} was asked to come to the school and tell about {a.her} work.
 The children wanted to know what {a.a_trade} does all day, so {a} came to tell them.

@@ -210,6 +210,7 @@ def test_from_the_command_line_to_the_readme(tmp_path):
     """`bench 1 --full`, then `report`, as a user types them, in a repository of one project."""
     shutil.copytree(ROOT / "common", tmp_path / "common",
                     ignore=shutil.ignore_patterns("tests", "__pycache__"))
+    shutil.copy(ROOT / "pyproject.toml", tmp_path)
     toy = tmp_path / "phase01_foundation" / "project01_toy"
     toy.mkdir(parents=True)
     for folder in (toy, toy.parent):

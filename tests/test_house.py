@@ -106,7 +106,7 @@ class TestProject:
             )
         for target in re.findall(r"`((?:[\w-]+/)*\w+\.(?:py|json|png|gif|toml|md))`", text):
             places = [folder / target, ROOT / target, *folder.glob(f"**/{target}")]
-            generated = target in ("result.json", "metrics.jsonl", "config.json", "loss.png", "sample.txt")
+            generated = target in ("result.json", "config.json", "loss.png", "tokenizer.json")
             assert generated or any(p.exists() for p in places), f"{folder.name}/README.md names {target}"
 
     def test_technique_reads_alone(self, folder):

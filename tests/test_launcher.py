@@ -103,7 +103,8 @@ def test_other_constraints_bring_the_environment_up_to_date(house):
 
 
 def test_without_its_index_torch_comes_from_where_the_user_says(house):
-    places = {"PIP_FIND_LINKS": "/wheels /more", "UV_FIND_LINKS": "/third", "PIP_EXTRA_INDEX_URL": "file:///i"}
+    places = {"PIP_FIND_LINKS": "/wheels /more", "UV_FIND_LINKS": "/third",
+              "PIP_EXTRA_INDEX_URL": "file:///i"}
     done = house("list", uv=True, NO_TORCH_INDEX="1", **places)
     assert done.returncode == 0 and "own index cannot be reached" in done.stderr
     install = installs(house.log())[0]

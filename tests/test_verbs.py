@@ -145,7 +145,7 @@ def test_test_chooses_folders_and_markers(thirty, started, monkeypatch):
     for argv in (["test"], ["test", "1"], ["test", "phase1", "--slow"], ["test", "common", "--gpu"]):
         assert thirty(*argv)[0] == 0
     alone, one, slow, gpu = [args[2:] for _, args, _ in started]
-    assert alone == [] and one == [str(find("1").folder)]
+    assert alone[:2] == ["-n", "auto"] and one == [str(find("1").folder)]
     assert slow[:2] == ["-m", ""] and str(find("1").folder) in slow
     assert gpu == ["-m", "gpu", str(ROOT / "common")]
     assert all(module == "pytest" and settings["cwd"] == ROOT for module, _, settings in started)

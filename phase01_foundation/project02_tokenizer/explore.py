@@ -1,6 +1,7 @@
 """See and break a tokenizer: what a bigger vocabulary buys, what a learned embedding knows, and three ways
 to spoil it."""
 
+import shutil
 from dataclasses import dataclass
 
 import numpy as np
@@ -43,6 +44,8 @@ class Config:
     """Words to compare, in groups with | between."""
     seed: int = 0
     """Start of the random numbers."""
+    publish: bool = False
+    """Put the pictures into results/, where the lesson shows them."""
 
 
 PRESETS = {"smoke": Config(characters=150_000, vocab_size=1000, steps=40, width=16), "cpu": Config()}
@@ -174,6 +177,9 @@ def main(config, run):
         run.say(f"embeddings: {pictures[0]}, {pictures[1]}")
     metrics["torn"] = break_borders(bpe, manual, run.say)
     break_special_ids(bpe, run.say)
+    if config.publish:
+        for picture in run.folder.glob("*.png"):
+            shutil.copy(picture, run.project / "results" / picture.name)
     run.say(f"characters per token, best and worst: {max(rates, key=rates.get)} {max(rates.values()):.2f}, "
             f"{min(rates, key=rates.get)} {min(rates.values()):.2f}")
     run.finish(metrics, corpus=config.corpus)
