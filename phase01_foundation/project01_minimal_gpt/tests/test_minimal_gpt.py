@@ -9,8 +9,9 @@ from pathlib import Path
 import pytest
 import torch
 
-from common.cli.script import prepare, script
+from common.cli.script import prepare
 from common.proofs import prove
+from common.trial import refused, run
 from phase01_foundation.project01_minimal_gpt import (
     attention,
     bench,
@@ -27,35 +28,12 @@ from phase01_foundation.project01_minimal_gpt import (
 TEXT = "to be or not to be, that is the question.\n" * 40
 
 
-@pytest.fixture(autouse=True)
-def one_thread():
-    """The models here are so small that a second thread costs more than it brings."""
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(threads)
-
-
 @pytest.fixture
 def home(tmp_path, monkeypatch):
     """A place of its own for runs, and a small text as the corpus."""
     monkeypatch.setenv("THIRTY_HOME", str(tmp_path))
     (tmp_path / "own.txt").write_text(TEXT, encoding="utf-8")
     return tmp_path
-
-
-def run(module, *arguments):
-    script(module.main, module.PRESETS, [str(a) for a in arguments])
-
-
-def refused(capsys, module, *arguments):
-    """The one line with which a script refuses: exit code 2, no traceback."""
-    with pytest.raises(SystemExit) as stopped:
-        run(module, *arguments)
-    lines = capsys.readouterr().err.strip().splitlines()
-    assert stopped.value.code == 2
-    assert len(lines) == 1, lines
-    return lines[0]
 
 
 def test_wrong_solutions_are_caught():

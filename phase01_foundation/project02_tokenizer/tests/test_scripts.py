@@ -5,7 +5,7 @@ import json
 import pytest
 
 from common import tokenizer
-from common.cli.script import script
+from common.trial import refused, run
 from phase01_foundation.project02_tokenizer import explore, fast_bpe, regex_bpe, train, visualise
 
 TEXT = "The baker's dog sleeps. The miller and the baker wake the dog.\n" * 60 + "A zephyr. "
@@ -17,20 +17,6 @@ def home(tmp_path, monkeypatch):
     monkeypatch.setenv("THIRTY_HOME", str(tmp_path))
     (tmp_path / "own.txt").write_text(TEXT, encoding="utf-8")
     return tmp_path
-
-
-def run(module, *arguments):
-    script(module.main, module.PRESETS, [str(a) for a in arguments])
-
-
-def refused(capsys, module, *arguments):
-    """The one line with which a script refuses: exit code 2, no traceback."""
-    with pytest.raises(SystemExit) as stopped:
-        run(module, *arguments)
-    lines = capsys.readouterr().err.strip().splitlines()
-    assert stopped.value.code == 2
-    assert len(lines) == 1, lines
-    return lines[0]
 
 
 PARTS = (fast_bpe.merge_word, fast_bpe.merge_piece, fast_bpe.BPE.encode, regex_bpe.split_special)

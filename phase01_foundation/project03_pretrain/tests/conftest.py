@@ -1,19 +1,9 @@
-"""What the tests of this project share: a place of their own, with a text in it, and one thread."""
+"""What the tests of this project share: a place of their own, with a text in it."""
 
 import numpy as np
 import pytest
-import torch
 
 WORDS = "the cat and a dog sat on one mat near this old mill while rain fell".split()  # noqa: SIM905
-
-
-@pytest.fixture(autouse=True)
-def one_thread():
-    """The models here are so small that a second thread costs more than it brings."""
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(threads)
 
 
 @pytest.fixture

@@ -20,13 +20,13 @@ import torch
 from common import checkpoint, hub
 from common import tokenizer as tokenizers
 from common.cli import cards
-from common.cli.script import script
 from common.errors import UserError
 from common.model import GPT
 from common.progress import read_history
 from common.proofs import prove
 from common.ranks import spawn
 from common.testing import tiny
+from common.trial import refused, run
 from data import loader
 from phase01_foundation.project03_pretrain import (
     _build,
@@ -42,20 +42,6 @@ SMALL = train.Config(
     corpus="own.txt", characters=0, tokens=3 * 4 * 16, n_layer=1, n_head=2, n_kv_head=1, d_model=16, d_ff=24,
     context=16, batch_size=4, vocab_size=270, evals=3, save=False, precision="fp32",
     optimizer="adamw")  # fmt: skip
-
-
-def run(module, *arguments):
-    script(module.main, module.PRESETS, [str(a) for a in arguments])
-
-
-def refused(capsys, module, *arguments):
-    """The one line with which a script refuses: exit code 2, no traceback."""
-    with pytest.raises(SystemExit) as stopped:
-        run(module, *arguments)
-    lines = capsys.readouterr().err.strip().splitlines()
-    assert stopped.value.code == 2
-    assert len(lines) == 1, lines
-    return lines[0]
 
 
 def fitted(config, folder, text=None, say=lambda line: None):
