@@ -42,7 +42,7 @@ def bench_generation(b):
         "transformers": lambda: theirs.generate(given, **options, pad_token_id=0)[0, 128:].tolist(),
         "ours": lambda: list(generate(model, prompt.tolist(), greedy)[0].ids),
     }
-    run = b.compare(sides, check=lambda a, c: a == c)
+    run = b.compare(sides, check=lambda a, c: a == c, budget=b.pick(smoke=0.5, quick=15, full=80))
     weights = sum(p.numel() for p in model.parameters()) * 4
     decode = weights / b.ceilings.read  # each new token reads every weight once
     b.claim("generation", SENTENCE, measured=run.figures("ours", work=new), **claim,

@@ -76,7 +76,7 @@ def bench_training(b):
              "ours, fp32": _nano.our_step(sizes, batch, b.device, False, source)[1]}  # fmt: skip
     flops = flops_of(model, T) * tokens
     run = b.compare(sides, check=0.03, counts={name: {"FLOPs": flops} for name in sides}, memory=False,
-                    budget=b.pick(smoke=0.5, quick=15, full=240))
+                    budget=b.pick(smoke=0.5, quick=15, full=200))
     settings = {"batch": list(batch[0].shape), "parameters": sum(p.numel() for p in model.parameters())}
     for name, rival, goal in (("train", "nanoGPT, fp32", 2.0), ("train-bf16", "nanoGPT, bf16", 1.1)):
         seconds = run.sides[rival].median
@@ -120,7 +120,7 @@ def bench_adamw(b):
         for p in own.parameters():
             p.grad = torch.randn(p.shape, generator=draw).to(p)
         sides[name] = updater(make(own.parameters(), **settings, **more), own.blocks[0].attn.wq.weight)
-    run = b.compare(sides, check=1e-6, memory=False)
+    run = b.compare(sides, check=1e-6, memory=False, budget=b.pick(smoke=0.5, quick=15, full=40))
     b.claim(
         "adamw",
         "Our AdamW takes no longer than torch's foreach form",
@@ -235,7 +235,7 @@ def bench_quality(b):
         return
     with tempfile.TemporaryDirectory() as folder:
         characters = b.pick(smoke=60_000, quick=2_000_000, full=4_000_000)
-        small = Small(Path(folder), b.device, characters, b.pick(smoke=3, quick=60, full=400))
+        small = Small(Path(folder), b.device, characters, b.pick(smoke=3, quick=60, full=250))
         quality = Quality(small, b.pick(smoke=32, quick=128, full=128))
     sides = {"ours": quality.ours, "nanoGPT": functools.partial(quality.theirs, checkout)}
     rates = {"ours": b.pick(smoke=(1e-2,), quick=(1e-2,), full=(5e-3, 1e-2, 2e-2)),
