@@ -161,8 +161,8 @@ def measure_step(b, nano, text, config):
     run = b.compare({"nanoGPT": theirs, "ours": ours, "ours, alike": alike}, check=5e-3)
     claim = {"unit": "s", "better": "lower", "goal": ("<=", 1.0)}
     b.claim("step", SENTENCES["step"], measured=run.figures("ours"), **claim,
-            why="gpt.py writes attention out and keeps q, k and v apart, as the lesson tells it; the row below "
-                "shows what nanoGPT's other choices are worth at 64 tokens")
+            why="gpt.py writes attention out and keeps q, k and v apart, as the lesson tells it; the row "
+                "below shows what nanoGPT's other choices are worth at 64 tokens")
     b.claim("step-alike", SENTENCES["step-alike"], measured=run.figures("ours, alike"), **claim,
             why="what is left is three products for q, k and v where nanoGPT has one")
     return [run.sides[name].median for name in ("nanoGPT", "ours")]
