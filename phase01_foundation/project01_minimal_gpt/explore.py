@@ -7,6 +7,7 @@ those only. Every part prints what it found and saves a picture.
 import math
 import shutil
 from dataclasses import dataclass, replace
+from functools import cached_property
 
 import torch
 
@@ -27,7 +28,7 @@ class Config:
     corpus: str = "shakespeare"
     """Name of a corpus, or a UTF-8 text file of your own."""
     steps: int = 1000
-    """Steps of each small training."""
+    """Steps of each small training; of each ablation, of which there are many, half as many."""
     seeds: int = 3
     """Trainings of each ablation, from different starts."""
     frames: int = 36
@@ -58,9 +59,9 @@ class Lab:
         self.words = set(text.split())
         self.characters, self.train_ids, self.val_ids = split(text, context=64)
         self.blind = math.log(len(self.characters))
-        self.model = self.trained()
 
-    def trained(self):
+    @cached_property
+    def model(self):
         """The newest finished model of this preset and corpus, or one trained now."""
         if folder := generate.newest(self.run.preset, self.corpus):
             self.run.say(f"the model of {folder}")
@@ -153,7 +154,7 @@ def order(lab):
 def ablations(lab):
     """One part exchanged at a time, the whole validation split, several seeds."""
     data = (len(lab.characters), lab.train_ids, lab.val_ids)
-    how, found = {"steps": lab.config.steps, "windows": lab.config.windows}, {}
+    how, found = {"steps": -(-lab.config.steps // 2), "windows": lab.config.windows}, {}
     for name, parts in _ablations.LADDER.items():
         seeds = range(lab.config.seeds)
         found[name] = [_ablations.ablate(parts, *data, seed=seed, **how) for seed in seeds]
