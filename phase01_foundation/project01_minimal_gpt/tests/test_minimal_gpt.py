@@ -70,7 +70,6 @@ def test_is_on(part, home, monkeypatch):
 @pytest.mark.parametrize("part", IN_EXPLORE, ids=lambda part: part.__qualname__)
 def test_is_on_in_the_ablations(part, home, monkeypatch):
     """The same for the parts that the ablations train with."""
-    monkeypatch.setattr(explore.Lab, "trained", lambda self: None)
     unplug(part, monkeypatch)
     with pytest.raises(ZeroDivisionError, match="unplugged"):
         run(explore, "smoke", "--corpus", home / "own.txt", "--parts", "ablations", "--steps", 1)
