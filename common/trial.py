@@ -1,10 +1,16 @@
-"""A project's scripts as a user runs them, for the tests of all projects."""
+"""A project's scripts as a user runs them, and a model folder for them: for the tests of all projects."""
+
+import json
+from pathlib import Path
 
 import pytest
+import torch
 
+from common import hub, testing, tokenizer, tokenizer_json
 from common.cli.script import script
+from common.model import GPT
 
-__all__ = ["refused", "run"]
+__all__ = ["model_folder", "refused", "run"]
 
 
 def run(module, *arguments):
@@ -20,3 +26,25 @@ def refused(capsys, module, *arguments):
     assert stopped.value.code == 2
     assert len(lines) == 1, lines
     return lines[0]
+
+
+def model_folder(folder, **sizes):
+    """A folder as the chain has them: a tiny untrained GPT; bytes and the four special tokens.
+
+    sizes: what `testing.tiny` takes, but for vocab_size, which is 260.
+    """
+    folder = Path(folder)
+    folder.mkdir(parents=True, exist_ok=True)
+    vocab = {letter: byte for byte, letter in tokenizer_json.letters().items()}
+    added = [{"id": 256 + i, "content": name, "special": True}
+             for i, name in enumerate(tokenizer_json.SPECIAL)]
+    split = {"type": "ByteLevel", "add_prefix_space": False, "trim_offsets": True, "use_regex": True}
+    file = {"version": "1.0", "added_tokens": added, "normalizer": None, "pre_tokenizer": split,
+            "post_processor": None, "decoder": {"type": "ByteLevel"},
+            "model": {"type": "BPE", "vocab": vocab, "merges": []}}  # fmt: skip
+    (folder / "tokenizer.json").write_text(json.dumps(file), "utf-8")
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0)
+        model = GPT(testing.tiny(vocab_size=260, **sizes))
+    hub.save(model, folder, tokenizer=tokenizer.load(folder), card={"made_by": "a test"})
+    return folder
