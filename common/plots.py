@@ -77,6 +77,20 @@ def heatmap(ax, table, *, x: Sequence[str] = (), y: Sequence[str] = (), title=""
     return picture
 
 
+def bars(ax, groups: Mapping[str, Mapping[str, float]], *, label: str = "{:.3g}") -> None:
+    """Bars side by side: groups {group: {name: height}}, a colour for each name, heights written on top."""
+    names = list(dict.fromkeys(name for heights in groups.values() for name in heights))
+    width = 0.8 / len(names)
+    for k, name in enumerate(names):
+        there = [(i, heights[name]) for i, heights in enumerate(groups.values()) if name in heights]
+        places = [i + width * (k - (len(names) - 1) / 2) for i, _ in there]
+        drawn = ax.bar(places, [height for _, height in there], width=0.92 * width, label=name)
+        ax.bar_label(drawn, [label.format(height) for _, height in there], padding=2, fontsize=10, color=INK)
+    ax.set_xticks(range(len(groups)), list(groups))
+    ax.grid(False, axis="x")
+    ax.margins(y=0.12)
+
+
 def save(fig: Figure, path: Path | str) -> Path:
     """Write a PNG, all of it or nothing; returns the path."""
     with whole_file(path) as part:

@@ -61,6 +61,18 @@ def test_heatmap_shades_by_value():
     assert shades == sorted(shades, reverse=True)  # more is darker
 
 
+def test_bars_stand_in_groups():
+    """Each name has one colour and its place in every group that has it; heights are written on top."""
+    _, ((ax,),) = plots.figure()
+    plots.bars(ax, {"real": {"ours": 1.5, "theirs": 2.0}, "made-up": {"theirs": 3.0}})
+    ours, theirs = ax.containers
+    assert [bar.get_height() for bar in ours] == [1.5] and [bar.get_height() for bar in theirs] == [2.0, 3.0]
+    middles = [bar.get_x() + bar.get_width() / 2 for bar in (*ours, *theirs)]
+    assert middles == pytest.approx([-0.2, 0.2, 1.2])
+    assert [text.get_text() for text in ax.texts] == ["1.5", "2", "3"]
+    assert [label.get_text() for label in ax.get_xticklabels()] == ["real", "made-up"]
+
+
 def test_save_writes_the_whole_file_or_none(tmp_path, monkeypatch):
     fig, _ = plots.figure()
     path = plots.save(fig, tmp_path / "new" / "a.png")

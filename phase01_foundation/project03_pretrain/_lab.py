@@ -69,6 +69,10 @@ class Lab:
         found = probe.surprise(model, self.windows())["loss"]
         return found if math.isfinite(found) else math.inf
 
+    def bits_per_byte(self, model, ids) -> float:
+        """Of unseen ids; unlike the loss, it may be compared between texts."""
+        return probe.surprise(model, self.windows(ids), self.lengths)["bits_per_byte"]
+
     def settings(self, **changes) -> TrainConfig:
         """The settings of a small training."""
         usual = {

@@ -11,13 +11,13 @@ import torch
 
 from common import hub
 from common import tokenizer as tokenizers
-from common.cli.paths import models
+from common.cli import chain
 from common.cli.script import script
 from common.errors import UserError
 from data import corpora
 from data.tinytown import TinyTown
 
-from . import _text, probe, train
+from . import _text, probe
 
 
 @dataclass(frozen=True)
@@ -47,13 +47,7 @@ PRESETS = {
 
 def load(config, run):
     """(model, tokenizer): the one named, or models/base, or one trained now."""
-    base = models() / "base"
-    if not config.model and not (base / "config.json").is_file():
-        run.say("no models/base yet (./thirty run 3 makes it), so a tiny model is trained first")
-        tiny = train.PRESETS["smoke"]
-        text = train.prepare(tiny, run.folder, run.say)
-        return train.fit(tiny, text, run.device, run.folder / "tiny", say=run.say)[0], text.tokenizer
-    folder = hub.find(config.model or str(base))
+    folder = chain.find("base", config.model, say=run.say)
     return hub.load(folder, device=run.device).eval(), tokenizers.load(folder)
 
 

@@ -11,13 +11,13 @@ from common import plots
 from common.cli.script import script
 from common.errors import UserError
 
-from . import _break, _compare
+from . import _break, _compare, _texts
 from ._lab import Lab
 
 EXPERIMENTS = {
     "ablations": _break.ablations, "half": _break.half, "padding": _break.padding,
     "objectives": _compare.objectives, "optimizers": _compare.optimizers, "scaling": _compare.scaling,
-    "texts": _compare.texts}  # fmt: skip
+    "texts": _texts.texts, "sources": _texts.sources}  # fmt: skip
 
 
 @dataclass(frozen=True)
