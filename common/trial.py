@@ -36,11 +36,12 @@ def model_folder(folder, **sizes):
     folder = Path(folder)
     folder.mkdir(parents=True, exist_ok=True)
     vocab = {letter: byte for byte, letter in tokenizer_json.letters().items()}
-    added = [{"id": 256 + i, "content": name, "special": True}
+    plain = dict.fromkeys(("single_word", "lstrip", "rstrip", "normalized"), False)  # transformers asks
+    added = [{"id": 256 + i, "content": name, "special": True, **plain}
              for i, name in enumerate(tokenizer_json.SPECIAL)]
     split = {"type": "ByteLevel", "add_prefix_space": False, "trim_offsets": True, "use_regex": True}
     file = {"version": "1.0", "added_tokens": added, "normalizer": None, "pre_tokenizer": split,
-            "post_processor": None, "decoder": {"type": "ByteLevel"},
+            "post_processor": None, "decoder": split,
             "model": {"type": "BPE", "vocab": vocab, "merges": []}}  # fmt: skip
     (folder / "tokenizer.json").write_text(json.dumps(file), "utf-8")
     with torch.random.fork_rng(devices=[]):
