@@ -15,7 +15,7 @@ PROJECTS = sorted(path.parent for path in ROOT.glob("phase*/project*/project.jso
 CARDS = {folder: json.loads((folder / "project.json").read_text("utf-8")) for folder in PROJECTS}
 BUILT = [folder for folder in PROJECTS if (folder / "README.md").exists()]
 # What a project runs, and no other project imports.
-SCRIPTS = {"train", "fast", "generate", "evaluate", "bench", "explore", "visualise", "rate"}
+SCRIPTS = {"train", "fast", "generate", "evaluate", "bench", "explore", "visualise", "chat", "rate"}
 HEADINGS = ["In one sentence", "Builds on", "The idea", "Run it", "See it", "Break it", "Measure it",
             "Your turn", "In production", "Papers"]  # fmt: skip
 SOURCES = [p for top in ("common", "data", "tests", "phase*") for p in ROOT.glob(f"{top}/**/*.py")]

@@ -31,6 +31,7 @@ VERBS = {
     "check": ("learn", "judge what you wrote with the project's own tests"),
     "hint": ("learn", "the next hint of a project, least help first"),
     "solution": ("learn", "the difference between yours and ours, after asking"),
+    "chat": ("chat", "talk with the newest model of the chain"),
     "bench": ("measure", "measure a project's claim against its baseline"),
     "profile": ("measure", "where a project spends its time"),
     "explore": ("measure", "a project's pictures and experiments"),

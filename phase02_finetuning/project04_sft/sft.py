@@ -5,8 +5,8 @@ a template that says who speaks, a loss that counts what the assistant says and 
 hold several conversations without wasting a slot on padding. It changes the model through its contract alone:
 the mask says who may look at whom, the positions begin again with every conversation.
 
-    tokens    <|im_start|> user \\n Where ? <|im_end|> \\n <|im_start|> assistant \\n At the inn <|im_end|> \\n
-    counted        .         .  .   .   .     .      .       .           .     .  1   1   1     1      .
+    tokens    <|im_start|> user ⏎ Where ? <|im_end|> ⏎ <|im_start|> assistant ⏎ The inn <|im_end|> ⏎
+    counted        .         .  .   .   .     .      .       .           .     .   1   1      1     .
 
 Instruction tuning: Wei et al. 2021, 2109.01652; Ouyang et al. 2022, 2203.02155. Packing with a mask: Krell et
 al. 2021, 2107.02027. ChatML: github.com/openai/openai-python, chatml.md, 2023.
@@ -60,7 +60,7 @@ def marks(tokenizer) -> tuple[int, int]:
 
 @exercise
 def encode(messages: list[dict], tokenizer) -> Example:
-    """Messages [{"role", "content"}] -> Example, each in ChatML: `<|im_start|>{role}\\n{content}<|im_end|>\\n`.
+    """Messages [{"role", "content"}] -> Example, each `<|im_start|>{role}\\n{content}<|im_end|>\\n` (ChatML).
 
     Role, line break and content are encoded together, as ordinary text: what spells a special token stays
     bytes. What counts are the content of assistant turns and the <|im_end|> behind it, not the line break
@@ -85,6 +85,23 @@ def prompt(messages: list[dict], tokenizer) -> list[int]:
     """The ids of a conversation with the generation prompt `<|im_start|>assistant\\n` behind it."""
     start, _ = marks(tokenizer)
     return [*encode(messages, tokenizer).tokens, start, *tokenizer.encode("assistant\n")]
+
+
+def end_of_text(tokenizer) -> int:
+    """The token between two documents."""
+    return tokenizer.special.get("<|endoftext|>", tokenizer.eos_ids[0])
+
+
+def plain_prompt(messages: list[dict], tokenizer) -> list[int]:
+    """What was said, a line each, as the beginning of a document: no roles, no template."""
+    lines = [[*tokenizer.encode(message["content"]), *tokenizer.encode("\n")] for message in messages]
+    return [end_of_text(tokenizer), *(i for line in lines for i in line)]
+
+
+def plain(messages: list[dict], tokenizer) -> Example:
+    """Plain fine-tuning, for comparison: the same words as running text, every token of which counts."""
+    tokens = [*plain_prompt(messages, tokenizer)[: -len(tokenizer.encode("\n"))], end_of_text(tokenizer)]
+    return Example(tokens, [True] * len(tokens))
 
 
 @exercise
