@@ -4,8 +4,13 @@ from common.cli.launch import start
 from common.cli.measure import module
 
 SFT = "4"
+USAGE = ("usage: thirty chat [--model FOLDER] [--system TEXT] [--temperature 0.7] [--max-tokens 96]\n"
+         "All fields: thirty run 4 chat --help")
 
 
 def chat(argv: list[str]) -> int:
     """`chat [--model FOLDER] [--field value ...]`: talk with the newest model of the chain."""
+    if {"-h", "--help"} & set(argv):
+        print(USAGE)
+        return 0
     return start(module(find(SFT), "chat"), argv)
