@@ -1,0 +1,17 @@
+"""Causal, and nothing else: each conversation reads the ones before it in its row."""
+
+
+def pack(examples, context, pad_id):
+    rows = shelves([len(example.tokens) - 1 for example in examples], context)
+    B, T = len(rows), max(sum(len(examples[i].tokens) - 1 for i in row) for row in rows)
+    tokens, targets = torch.full((B, T), pad_id), torch.full((B, T), IGNORE)
+    positions = torch.zeros(B, T, dtype=torch.long)
+    for b, row in enumerate(rows):
+        place = 0
+        for i in row:
+            here = slice(place, place := place + len(examples[i].tokens) - 1)
+            tokens[b, here] = torch.tensor(examples[i].tokens[:-1])
+            targets[b, here] = torch.tensor(targets_of(examples[i]))
+            positions[b, here] = torch.arange(here.stop - here.start)
+    mask = torch.ones(T, T, dtype=torch.bool).tril().expand(B, T, T)
+    return Batch(tokens, targets, positions, mask[:, None])
