@@ -105,12 +105,13 @@ class LoRALinear(nn.Module):
         The adapter reads self.dropout(x). With DoRA a row's share of y is multiplied by magnitude / lengths;
         the bias is not. While the adapter is merged (self.kept), base says it all.
         """
-        y = self.base(x)  # (..., out)
         if self.kept:
-            return y
-        low = F.linear(self.dropout(x), self.A.to(x.dtype)) * self.scale  # (..., r): scaled while it is thin
-        # y += low Bᵀ, added by the product itself: two passes fewer over (..., out), the widest thing here
-        y.view(-1, y.size(-1)).addmm_(low.reshape(-1, low.size(-1)).to(y.dtype), self.B.T.to(y.dtype))
+            return self.base(x)
+        rows = x.reshape(-1, x.size(-1))  # (N, in)
+        low = F.linear(self.dropout(rows), self.A.to(x.dtype)) * self.scale  # (N, r): scaled while it is thin
+        y = self.base(rows)  # (N, out)
+        # the product adds itself to y: two passes fewer over (N, out), the widest thing here
+        y = y.addmm_(low.to(y.dtype), self.B.T.to(y.dtype)).view(*x.shape[:-1], -1)
         if self.magnitude is None:
             return y
         stretch = (self.magnitude / self.lengths()).to(y.dtype)  # (out,)

@@ -22,13 +22,13 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from common import hub
+from common.errors import demand
 from common.exercise import exercise
 from common.model import swap
 
 BLOCK = 64  # weights that share a scale
 SCALES = 256  # scales that share a scale
-OFFSET = 0.9677083  # the outermost quantile: neither 1, which lies at infinity, nor the middle of the last bin
+OFFSET = 0.9677083  # the outermost probability: the quantile of 1 lies at infinity
 GRID = 32767.5  # bitsandbytes rounds to 65,536 places between -1 and 1 before it looks for a level
 MATRICES = ("wq", "wk", "wv", "wo", "w_gate", "w_up", "w_down")
 
@@ -180,22 +180,17 @@ class NF4Linear(nn.Module):
         return y if self.bias is None else y + self.bias.to(y.dtype)
 
 
-def apply(model: nn.Module, targets: tuple[str, ...] = MATRICES) -> nn.Module:
+def apply(model: nn.Module, targets=MATRICES) -> nn.Module:
     """Put the matrices named (by the last part of their name) into 4 bits; returns the model.
 
-    A folder of it says so; hub.load(folder, restore={"project05_lora": restore}) reads it.
+    UserError for the head where it is tied: the embedding reads the same table. To save such a model, note
+    it first: hub.mark(model, "project05_lora", targets=[…]).
     """
-    hub.mark(model, "project05_lora", targets=list(targets))
-    return restore(model, targets)
-
-
-def restore(model: nn.Module, targets: tuple[str, ...] = MATRICES) -> nn.Module:
-    """The same shapes again, for weights that are yet to be loaded."""
+    tied = "head" in targets and model.config.tie_embeddings
+    demand(not tied, "the head is tied to the embedding, which is no product: untie(model) first")
     return swap(model, nn.Linear, NF4Linear, lambda name: name.rpartition(".")[2] in targets)
 
 
-def merged(layer: NF4Linear) -> nn.Linear:
-    """A plain nn.Linear of the weights that the codes stand for."""
-    plain = nn.Linear(layer.in_features, layer.out_features, layer.bias is not None, device="meta")
-    plain.weight, plain.bias = nn.Parameter(layer.weight), layer.bias
-    return plain
+def restore(model: nn.Module, targets=MATRICES) -> nn.Module:
+    """The shapes of a folder so marked: hub.load(folder, restore={"project05_lora": restore})."""
+    return apply(model, targets)
