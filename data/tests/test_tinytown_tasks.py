@@ -159,7 +159,9 @@ CASES = {
     "overlap": ("Mara lost the red hat at the inn and her friend Toben found it.", "",
                 ["Mara lost a red hat at the inn and her friend Toben found it."],
                 ["Mara lost the red hat.", "Mara lost the red hat at the inn. Her friend Toben found it.",
-                 "Lota lost the red hat at the inn and her friend Toben found it."]),
+                 "Lota lost the red hat at the inn and her friend Toben found it.",
+                 "Mara lost the red hat at the mill and her friend Toben found it.",
+                 "Toben lost the red hat at the inn and her friend Mara found it."]),
 }
 
 
