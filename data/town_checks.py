@@ -13,9 +13,9 @@ from data.town_asks import CLOSINGS, OPENINGS, RUDE
 
 NUMBER_WORDS = ("zero", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine", "ten")
 REFUSALS = ("i do not know", "i don't know", "the text does not say", "the text doesn't say")
-SMALL = frozenset(("a", "an", "and", "at", "but", "by", "for", "from", "had", "has", "he", "her", "him", "his",
-                   "in", "is", "it", "of", "on", "she", "so", "that", "the", "then", "they", "to", "was", "were",
-                   "with"))
+SMALL = frozenset(("a", "an", "and", "at", "but", "by", "for", "from", "had", "has", "he", "her", "him",
+                   "his", "in", "is", "it", "of", "on", "she", "so", "that", "the", "then", "they", "to",
+                   "was", "were", "with"))
 SENTENCE = re.compile(r"[^.!?\n]+[.!?]*")
 
 
@@ -90,8 +90,8 @@ def refuses(row: dict, reply: str) -> bool:
 
 
 def overlap(row: dict, reply: str) -> bool:
-    """One sentence with 90 % of the right one's words, counted both ways; only small words differ, and the names
-    come in the same order."""
+    """One sentence with 90 % of the right one's words, counted both ways: only small words differ, and the
+    names come in the same order."""
     said, right = (re.findall(r"\w+", core(text)) for text in (reply, gold(row)))
     shared = sum(min(said.count(word), right.count(word)) for word in set(said))
     enough = shared >= 0.9 * max(len(said), len(right)) and set(said) ^ set(right) <= SMALL
