@@ -10,7 +10,7 @@ from common.model import Cache
 from ._modes import watched
 from .kv_cache import GrowingCache, KVCache, StaticCache, caches_for, decode, decode_ragged, drawn, recompute
 
-CHOOSE = drawn([Sampling(seed=7)])  # the same draws for everybody: a small mistake shows sooner than in argmax
+CHOOSE = drawn([Sampling(seed=7)])  # the same draws for all: a small mistake shows sooner than in argmax
 
 
 def agreement(a, b) -> float:

@@ -129,9 +129,9 @@ def equal_but_ties(model, tokens, a, b) -> bool:
 class Fastest:
     """The static cache and its one graph, for prompts (1, T): compiled once, used for every answer."""
 
-    def __init__(self, model, size, rows=1):
+    def __init__(self, model, size, rows=1, **options):
         self.model, self.caches = one_row(model), caches_for(model, StaticCache, rows, size)
-        self.step = step_for(model, self.caches, rows)
+        self.step = step_for(model, self.caches, rows, **options)
 
     def __call__(self, tokens, n, choose=greedy):
         """n tokens after tokens (B, T): (B, n). What an earlier answer left in the caches is never seen."""

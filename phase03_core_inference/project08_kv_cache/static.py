@@ -84,8 +84,8 @@ class Replayed:  # pragma: no cover - gpu
         return self.logits
 
 
-def step_for(model, caches, B):
+def step_for(model, caches, B, backend="inductor"):
     """The fastest step there is: compiled on a CPU; on a GPU recorded, which needs no compiler."""
     if caches[0].k.device.type == "cuda":
         return Replayed(model, caches, B)  # pragma: no cover - gpu
-    return compiled(model)
+    return compiled(model, backend)
