@@ -92,7 +92,8 @@ def film_of_positions(frames):
         fig, axes = plots.figure(1, 2, width=10, height=5.2, projection="3d")
         draw_words(axes[0, 0], added, "sinusoids: a step along a helix is added")
         draw_words(axes[0, 1], turned, "RoPE: every word is turned by its place")
-        said = ("no places yet: both “the” are one point", "the places are in: two points")[share > 0.5]
+        said = ("no places yet: both “the” are one point" if share < 0.01 else
+                "the places go in …" if share < 0.99 else "the places are in: two points")
         fig.supxlabel(said, size=13, color=plots.COLOURS[1])
         return fig
 

@@ -74,8 +74,8 @@ def ablations(lab: Lab) -> dict:
             right.hist(values, bins=120, histtype="step", density=True, linewidth=1.6, label=name)
         if len(losses) < lab.config.steps:
             lab.run.say(f"    its loss was no number any more at update {len(losses)}")
-    left.set(title="Size of what leaves each block", xlabel="block, and the last norm")
-    left.set(ylabel="root mean square", yscale="log")
+    left.set(title="Size of what leaves each block", xlabel="block", ylabel="root mean square", yscale="log")
+    left.set_xticks(range(1, DEEP["n_layer"] + 2), [*map(str, range(1, DEEP["n_layer"] + 1)), "last norm"])
     right.set(title="What leaves the last block", xlabel="value", yscale="log", ylabel="density")
     plots.legend(left)
     lab.save(fig, "activations.png")

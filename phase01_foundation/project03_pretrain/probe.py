@@ -62,9 +62,9 @@ def complete(model, tokenizer, prompts, max_tokens=16, batch=64):
     """The likeliest continuation of each prompt, cut at the end of the line; the prompts may differ in
     length.
 
-    Each prompt stands on a line of its own in a new document, as it could in the town's pages.
+    Each prompt begins a new document.
     """
-    rows = [[end_id(tokenizer), *tokenizer.encode("\n" + prompt)] for prompt in prompts]
+    rows = [[end_id(tokenizer), *tokenizer.encode(prompt)] for prompt in prompts]
     alike = defaultdict(list)  # rows of one batch hold equally many tokens
     for number, row in enumerate(rows):
         alike[len(row)].append(number)
