@@ -168,7 +168,7 @@ def example(messages, tokenizer, context):
 
 
 class Theirs(nn.Module):
-    """Batch -> mean surprise over the answers, of a peft model. Its checkpoints hold the adapters alone."""
+    """Batch -> mean surprise over the answers, of a peft model. Checkpoints hold the adapters alone."""
 
     def __init__(self, model):
         super().__init__()
@@ -199,7 +199,8 @@ def load(folder, config, device):
         getattr(model, new, old)({"use_reentrant": False})
     wanted = peft.LoraConfig(
         r=config.rank, lora_alpha=config.alpha, lora_dropout=config.dropout, use_rslora=config.rslora,
-        use_dora=config.dora, target_modules=sorted(their_targets(config)), task_type="CAUSAL_LM")  # fmt: skip
+        use_dora=config.dora, task_type="CAUSAL_LM", target_modules=sorted(their_targets(config)),
+    )  # fmt: skip
     return peft.get_peft_model(model, wanted)
 
 

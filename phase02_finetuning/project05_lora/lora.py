@@ -88,14 +88,14 @@ class LoRALinear(nn.Module):
     @torch.no_grad()
     def lengths(self) -> Tensor:
         """The length of each row of W + scale · B A, (out,). DoRA treats it as a constant: no gradient."""
-        return (self.base.weight + self.delta()).norm(dim=1).float()
+        return (self.base.weight + self.delta()).norm(dim=1)
 
     def full(self) -> Tensor:
-        """The naive version: the whole matrix that this layer stands for, (out, in), in float32.
+        """The naive version: the whole matrix that this layer stands for, (out, in), in the adapter's dtype.
 
         W + delta; with DoRA each row is then given the length that was learned: magnitude / lengths.
         """
-        whole = self.base.weight.float() + self.delta()
+        whole = self.base.weight + self.delta()
         return whole if self.magnitude is None else whole * (self.magnitude / self.lengths())[:, None]
 
     @exercise
@@ -142,7 +142,7 @@ class LoRALinear(nn.Module):
         bias, weight = self.base.bias, self.base.weight
         whole = (weight if self.kept else self.full()).to(weight.dtype)
         plain = nn.Linear(*whole.shape[::-1], bias is not None, device="meta")
-        plain.weight, plain.bias = nn.Parameter(whole), bias and nn.Parameter(bias)
+        plain.weight, plain.bias = nn.Parameter(whole), bias
         return plain
 
 

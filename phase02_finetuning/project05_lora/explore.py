@@ -1,0 +1,89 @@
+"""See and break: loss against rank, the spectrum of what training adds, memory, and four mistakes.
+
+Every experiment fine-tunes the base model (or a tiny one made now) on TinyTown's instructions for a short
+while. `--parts rank` does that one only; `--publish` also puts the pictures into results/.
+"""
+
+import shutil
+from dataclasses import dataclass
+
+from common import hub, plots
+from common import tokenizer as tokenizers
+from common.cli import chain
+from common.cli.script import script
+from common.errors import demand
+
+from . import _break, _see
+
+EXPERIMENTS = {"rank": _see.rank, "spectrum": _see.spectrum, "memory": _see.memory, "start": _break.start,
+               "scale": _break.scale, "merge": _break.merge}  # fmt: skip
+
+
+@dataclass(frozen=True)
+class Config:
+    parts: tuple[str, ...] = tuple(EXPERIMENTS)
+    """Which experiments."""
+    model: str = ""
+    """Folder or name of a model; empty: models/base, and where there is none, a tiny one made now."""
+    steps: int = 150
+    """Updates of each short training."""
+    batch_size: int = 24
+    """Examples in an update."""
+    context: int = 192
+    """Tokens in a row of a batch at most."""
+    ranks: tuple[int, ...] = (1, 2, 4, 8, 16, 32)
+    """Ranks to compare."""
+    rates: tuple[float, ...] = (2e-3, 5e-3, 1e-2)
+    """Learning rates that each rank may try; every weight at once tries a fifth of each."""
+    held_out: int = 230
+    """Held-out rows to judge on."""
+    rows: int = 4
+    """Rows of the batch by which memory is measured."""
+    layers: int = 12
+    """Blocks of the model by which memory is measured; 12 of width 768 are GPT-2's 124M shape."""
+    width: int = 768
+    """Its width."""
+    vocabulary: int = 50_304
+    """Its vocabulary."""
+    publish: bool = False
+    """Also put the pictures into results/, where the lesson shows them."""
+    seed: int = 1337
+    """Start of the random numbers."""
+
+    def __post_init__(self):
+        strange = sorted(set(self.parts) - set(EXPERIMENTS))
+        demand(not strange, f"no part is called {', '.join(strange)}: there are {', '.join(EXPERIMENTS)}")
+        demand(min(self.steps, self.batch_size, self.held_out, self.rows, *self.ranks) >= 1, "sizes start at 1")
+        demand(self.rates and min(self.rates) > 0, "rates must be above 0")
+
+
+PRESETS = {
+    "smoke": Config(steps=2, batch_size=4, context=48, ranks=(1, 2), rates=(5e-3,), held_out=8, rows=1,
+                    layers=1, width=64, vocabulary=300),
+    "cpu": Config(),
+    "gpu": Config(steps=600, batch_size=96, context=512, held_out=920),
+}  # fmt: skip
+
+
+class Lab(_see.Lab):
+    """A lab that keeps its pictures, in results/ too if asked."""
+
+    def save(self, fig, name):
+        path = plots.save(fig, self.run.folder / name)
+        self.run.say(f"  picture: {path}")
+        if self.config.publish:
+            shutil.copy(path, self.run.project / "results" / name)
+
+
+def main(config, run):
+    folder = chain.find("base", config.model, say=run.say)
+    lab = Lab(config, run, hub.load(folder, device=run.device), tokenizers.load(folder))
+    found = {}
+    for name in config.parts:
+        run.say(f"\n{name}: {EXPERIMENTS[name].__doc__}")
+        found |= {f"{name}: {key}": value for key, value in EXPERIMENTS[name](lab).items()}
+    run.finish(found, corpus="tinytown")
+
+
+if __name__ == "__main__":
+    script(main, PRESETS)

@@ -1,0 +1,312 @@
+"""The project as a whole: its scripts, its techniques in use, what it refuses, the lesson's commands."""
+
+import builtins
+import dataclasses
+import inspect
+import json
+import re
+from dataclasses import replace
+from pathlib import Path
+from types import SimpleNamespace
+
+import pytest
+import torch
+
+from common import hub
+from common import tokenizer as tokenizers
+from common.checkpoint import read
+from common.cli import cards
+from common.errors import UserError
+from common.model import GPT
+from common.proofs import prove
+from common.testing import close, tiny
+from common.trial import refused, run
+from phase02_finetuning.project04_sft.sft import AnswerLoss
+from phase02_finetuning.project05_lora import _build, _paper, adapter, explore, lora, nf4, train
+
+LESSON = Path(train.__file__).parent / "README.md"
+TINY = ("--rows", 16, "--context", 48, "--judged", 0, "--rank", 2)
+
+
+def test_wrong_solutions_are_caught():
+    """Every exercise: the stub fails, the reference passes, each wrong solution is caught."""
+    prove(__file__)
+
+
+# ---- the script ----
+
+
+def test_smoke(home, base, capsys):
+    """A LoRA run leaves an adapter and a merged model that give the same logits, and says its figures."""
+    run(train, "smoke", "--model", base, "--rows", 32, "--save")
+    said, folder = capsys.readouterr().out, home / "runs" / "project05_lora" / "smoke"
+    for words in ("weights are trained", "nats a token", "tokens/s", "before", "adapter,", "merged model"):
+        assert words in said, f"the run did not say {words!r}"
+    assert (folder / "loss.png").read_bytes().startswith(b"\x89PNG")
+    merged, tokens = hub.load(folder / "model"), torch.randint(256, (2, 9))
+    close(adapter.load(hub.load(base), folder / "adapter")(tokens), merged(tokens), "adapter and merged")
+    assert (merged(tokens) - hub.load(base)(tokens)).abs().max() > 1e-4
+    result = json.loads((folder / "result.json").read_text())["metrics"]
+    assert 0 < result["trained"] < result["share"] ** -1 * result["trained"] + 1
+    linked = home / "models" / "lora"
+    assert torch.equal(hub.load(linked)(tokens), merged(tokens)) and (linked / "adapter").is_dir()
+    assert tokenizers.load(linked).sha256 in (linked / "card.json").read_text()
+
+
+@pytest.mark.parametrize("extra", [
+    ("--method", "qlora", "--checkpointing", "--accumulate", 2),
+    ("--method", "full"),
+    ("--dora", "--rslora", "--targets", "wq", "head", "--dropout", 0.1),
+], ids=lambda extra: " ".join(map(str, extra)))  # fmt: skip
+def test_smoke_of_every_method(extra, home, base, capsys):
+    """4 bits, whole, DoRA with an adapter on the head: each ends in a model folder that loads plainly."""
+    run(train, "smoke", "--model", base, *TINY, *extra)
+    folder = home / "runs" / "project05_lora" / "smoke"
+    assert hub.load(folder / "model").surgery == []
+    assert (folder / "adapter").is_dir() == ("full" not in extra)
+
+
+def test_an_8_bit_optimizer(home, base, capsys):
+    """bitsandbytes' AdamW moves the adapters, and its checkpoint is read again."""
+    pytest.importorskip("bitsandbytes")
+    run(train, "smoke", "--model", base, *TINY, "--optimizer", "paged", "--method", "qlora")
+    folder = home / "runs" / "project05_lora" / "smoke"
+    assert "merged model" in capsys.readouterr().out
+    assert read(folder / "last.safetensors")["step"] == 2
+
+
+PARTS = [("lora", lora.LoRALinear.forward), ("lora", lora.scaling), ("lora", lora.LoRALinear.delta),
+         ("qlora", nf4.quantize), ("qlora", nf4.dequantize), ("qlora", nf4.normal_levels),
+         ("qlora", nf4.quantize_scales), ("qlora", nf4.dequantize_scales)]  # fmt: skip
+
+
+@pytest.mark.parametrize("method, part", PARTS, ids=lambda x: getattr(x, "__qualname__", x))
+def test_is_on(method, part, home, base, monkeypatch):
+    """A technique that raises makes the run fail: the run really uses what the learner wrote."""
+
+    def broken(*args, **kwargs):
+        raise ZeroDivisionError("unplugged")
+
+    nf4.byte_pairs.cache_clear()
+    monkeypatch.setattr(inspect.unwrap(part), "__code__", broken.__code__)
+    with pytest.raises(ZeroDivisionError, match="unplugged"):
+        run(train, "smoke", "--model", base, *TINY, "--method", method)
+
+
+# ---- its parts ----
+
+
+def test_batches_are_a_pure_function_of_the_step():
+    """Every example once an epoch, each epoch in another order, the same for the same step."""
+    table = [SimpleNamespace(tokens=[i, i, i], counted=[False, True, True]) for i in range(10)]
+    make = {"size": 4, "context": 8, "pad_id": 99, "seed": 1, "device": "cpu"}
+    batch_at = _build.batches(table, **make)
+    seen = [sorted(set(batch_at(i).tokens.flatten().tolist()) - {99}) for i in range(6)]
+    assert sorted(sum(seen[:3], [])) == sorted(sum(seen[3:], [])) == list(range(10))
+    assert seen[:3] != seen[3:]
+    assert torch.equal(_build.batches(table, **make)(4).tokens, batch_at(4).tokens)
+
+
+def test_recomputed_blocks_change_nothing_but_memory(base):
+    """With checkpointing the gradients are the same, the blocks run twice, and they are plain again after."""
+    config = replace(train.PRESETS["smoke"], rank=2)
+    batch = _build.batches(_build.examples(tokenizers.load(base), _build.rows("train", 4), 48), size=4,
+                           context=48, pad_id=259, seed=0, device="cpu")(0)  # fmt: skip
+    found = []
+    for checkpointing in (False, True):
+        torch.manual_seed(0)
+        model = _build.dress(hub.load(base), replace(config, checkpointing=checkpointing)).train()
+        runs = []
+        model.blocks[0].ffn.register_forward_pre_hook(lambda *_, seen=runs: seen.append(1))
+        AnswerLoss(model)(batch).backward()
+        found.append((len(runs), [p.grad for p in model.parameters() if p.requires_grad]))
+    assert [n for n, _ in found] == [1, 2]
+    assert all(torch.equal(a, b) for a, b in zip(found[0][1], found[1][1], strict=True))
+    assert type(_build.undress(model).blocks[0]) is type(GPT(tiny()).blocks[0])
+
+
+def test_weights_are_counted_as_what_they_stand_for():
+    """Trained and all: with 4-bit codes as many as without."""
+    config = replace(train.PRESETS["smoke"], rank=2)
+    counts = {method: _build.count(_build.dress(GPT(tiny()), replace(config, method=method)))
+              for method in ("lora", "qlora", "full")}  # fmt: skip
+    size = sum(p.numel() for p in GPT(tiny()).parameters())
+    per_rank = 2 * (32 + 32 + 2 * (32 + 16) + 32 + 32 + 3 * (32 + 48))
+    assert counts["lora"] == counts["qlora"] == (2 * per_rank, size + 2 * per_rank)
+    assert counts["full"] == (size, size)
+
+
+# ---- through the libraries ----
+
+
+@pytest.fixture
+def llama(home):
+    """A tiny random Llama as transformers saves it, with a tokenizer and a chat template."""
+    transformers = pytest.importorskip("transformers")
+    pytest.importorskip("peft"), pytest.importorskip("bitsandbytes")
+    from common.trial import model_folder
+
+    folder = model_folder(home / "llama")
+    torch.manual_seed(0)
+    sizes = {"vocab_size": 260, "hidden_size": 64, "intermediate_size": 128, "num_hidden_layers": 2,
+             "num_attention_heads": 4, "num_key_value_heads": 2, "max_position_embeddings": 128}  # fmt: skip
+    transformers.LlamaForCausalLM(transformers.LlamaConfig(**sizes)).save_pretrained(folder)
+    (folder / "card.json").unlink()
+    return folder
+
+
+PAPER = ("paper", "--rows", 8, "--batch_size", 4, "--accumulate", 2, "--context", 64, "--rank", 2)
+
+
+def test_smoke_of_paper(llama, home, capsys):
+    """It says what it will need, trains in 4 bits, and leaves an adapter that peft and ours both load."""
+    run(train, *PAPER, "--model", llama)
+    said, folder = capsys.readouterr().out, home / "runs" / "project05_lora" / "paper"
+    for words in ("weights in 4 bits", "in all, at most", "tokens/s", "PeftModel"):
+        assert words in said
+    assert said.index("in all, at most") < said.index("tokens/s")
+    weights = read(folder / "last.safetensors")["weights"]
+    assert sum(t.numel() for t in weights.values()) < 20_000, "a checkpoint holds the adapters alone"
+    model = adapter.load(hub.load(llama), folder / "adapter")
+    made = next(iter(lora.adapters(model).values()))
+    assert made.B.abs().max() > 0, "B has moved"
+
+
+def test_paper_refuses_what_does_not_fit(llama, capsys):
+    """One line: what it needs, what is free, and the smallest change that would fit; or that nothing does."""
+    line = refused(capsys, train, *PAPER, "--model", llama, "--memory_gb", 0.0012, "--context", 128,
+                   "--no-checkpointing")  # fmt: skip
+    assert "it would fit with --" in line
+    flags = line.split("it would fit with ")[1].split()
+    config = replace(train.PRESETS["paper"], rows=8, batch_size=4, accumulate=2, context=128, rank=2,
+                     checkpointing="--checkpointing" in flags)  # fmt: skip
+    for name, value in zip(flags, flags[1:], strict=False):
+        if value.isdigit():
+            config = replace(config, **{name.removeprefix("--"): int(value)})
+    size = _paper.sizes(_paper.config_of(llama), _paper.their_targets(config))
+    assert sum(_paper.memory(size, config).values()) <= 0.0012e9
+    line = refused(capsys, train, *PAPER, "--model", llama, "--memory_gb", 1e-5)
+    assert "no setting makes it fit" in line and "smaller model" in line
+
+
+def test_the_smallest_change_comes_first():
+    """One flag before two, the harmless before those that shorten what is read."""
+    size = _paper.Sizes(coded=10**6, rest=10**5, per_rank=1000, layers=4, width=64, inside=500,
+                        largest=10**5, vocabulary=1000)  # fmt: skip
+    config = train.Config(method="qlora", libraries=True, batch_size=8, context=512, rank=4)
+    whole = sum(_paper.memory(size, config).values())
+    assert _paper.smallest_change(size, config, whole - 1) == "--checkpointing"
+    ready = replace(config, checkpointing=True)
+    left = sum(_paper.memory(size, ready).values())
+    assert _paper.smallest_change(size, ready, left - 1) == "--optimizer adamw8bit"
+    eighth = replace(ready, accumulate=8)
+    assert _paper.smallest_change(size, ready, sum(_paper.memory(size, eighth).values())) == "--accumulate 8"
+    both = sum(_paper.memory(size, replace(eighth, context=64)).values())
+    assert _paper.smallest_change(size, ready, both) == "--accumulate 8 --context 64"
+    assert _paper.smallest_change(size, ready, 1000) is None
+
+
+def test_a_7b_takes_what_qlora_says(llama):
+    """Llama 2 7B: 6.5 of its 6.7 billion weights in 4 bits are 3.3 GB; rank 16 trains 40 million."""
+    transformers, _ = _paper.libraries()
+    theirs = transformers.LlamaConfig(vocab_size=32000, hidden_size=4096, intermediate_size=11008,
+                                      num_hidden_layers=32, num_attention_heads=32)  # fmt: skip
+    size = _paper.sizes(theirs, _paper.their_targets(train.PRESETS["paper"]))
+    assert size.coded == 6_476_005_376 and size.coded + size.rest == 6_738_415_616
+    needed = _paper.memory(size, train.PRESETS["paper"])
+    assert needed["weights in 4 bits"] == pytest.approx(3.34e9, rel=1e-3)
+    assert 16 * size.per_rank == 39_976_960
+    assert sum(needed.values()) < 8e9, "a 7B fits 8 GB"
+
+
+def test_theirs_is_the_loss_over_all_logits(llama):
+    """The head on the answers only, mean over them: what transformers gives for the same labels."""
+    model = _paper.load(llama, train.PRESETS["paper"], torch.device("cpu"))
+    messages = [{"role": "user", "content": "Where?"}, {"role": "assistant", "content": "At the inn."}]
+    tokenizer = tokenizers.load(llama)
+    made = _paper.example(messages, tokenizer, 128)
+    said = [token for token, counts in zip(*made, strict=True) if counts]
+    assert tokenizer.decode(said) == "At the inn.<|im_end|>\n"
+    batch = _paper.pad([made, made], 0)
+    objective = _paper.Theirs(model)
+    objective.eval()
+    with torch.no_grad():
+        logits = model(input_ids=batch.tokens).logits.float()
+        want = torch.nn.functional.cross_entropy(logits.flatten(0, 1), batch.targets.flatten())
+        close(objective(batch), want, "loss", rtol=0, atol=2e-3)
+
+
+# ---- what is refused ----
+
+
+@pytest.mark.parametrize("arguments, words", [
+    (("--rank", 0), "rank is 0"),
+    (("--rows", 0), "rows is 0"),
+    (("--epochs", 0), "epochs"),
+    (("--context", 4), "context is 4"),
+    (("--alpha", 0), "alpha is 0"),
+    (("--targets", "embed"), "targets"),
+    (("--batch_size", 8, "--accumulate", 3), "cannot be cut into 3"),
+    (("--libraries",), "4 bits"),
+    (("--model", "nowhere/at all"), "there is no folder"),
+    (("--rank", 17), "rank 17 for a matrix of rank"),
+], ids=lambda x: " ".join(map(str, x)) if isinstance(x, tuple) else "")  # fmt: skip
+def test_mistakes_end_in_one_line(arguments, words, base, capsys):
+    assert words in refused(capsys, train, "smoke", "--model", base, *TINY, *arguments)
+
+
+@pytest.mark.parametrize("package, arguments", [
+    ("bitsandbytes", ("smoke", "--optimizer", "adamw8bit")),
+    ("bitsandbytes", ("paper",)), ("peft", ("paper",)), ("transformers", ("paper",)),
+])  # fmt: skip
+def test_a_missing_package_is_named(package, arguments, base, capsys, monkeypatch):
+    """The line names the package and the extra, and what runs without it."""
+    real = builtins.__import__
+
+    def without(name, *args, **kwargs):
+        if name.split(".")[0] == package:
+            raise ImportError(f"No module named {package!r}", name=package)
+        return real(name, *args, **kwargs)
+
+    monkeypatch.setattr(builtins, "__import__", without)
+    given = (*arguments, "--model", base, *(TINY if arguments[0] == "smoke" else ()))
+    line = refused(capsys, train, *given)
+    assert package in line and "extra finetune" in line
+
+
+def test_strange_architectures_are_named(home):
+    """A model that is not shaped like Llama or Qwen."""
+    transformers, _ = _paper.libraries()
+    with pytest.raises(UserError, match="'gpt2' is not shaped like"):
+        _paper.sizes(transformers.GPT2Config(n_layer=1), {"c_attn"})
+
+
+# ---- the lesson ----
+
+
+def test_smoke_of_explore(home, base, capsys):
+    """Every experiment once, in small: what each found, and its pictures."""
+    run(explore, "smoke", "--model", base)
+    said = capsys.readouterr().out
+    for name in explore.EXPERIMENTS:
+        assert f"\n{name}: " in said
+    for name in ("rank.png", "spectrum.png", "memory.png"):
+        assert (home / "runs/project05_lora/explore-smoke" / name).read_bytes().startswith(b"\x89PNG")
+
+
+def test_commands_of_the_lesson_exist():
+    """Every `./thirty run 5 …` of the README names a preset that there is, and its fields."""
+    commands = re.findall(r"^\./thirty run 5([^\n#]*)", LESSON.read_text(encoding="utf-8"), flags=re.M)
+    assert len(commands) >= 6
+    for words in map(str.split, commands):
+        if words and not words[0].startswith("--"):
+            assert words[0] in {*train.PRESETS, *cards.scripts(LESSON.parent)}, words
+        fields = {"device", "out", "resume", *(field.name for field in dataclasses.fields(train.Config))}
+        for word in words:
+            assert not word.startswith("--") or word.removeprefix("--").removeprefix("no-") in fields, word
+
+
+def test_snippet_of_the_lesson_runs(home, llama):
+    """What stands under "In production" is true."""
+    (snippet,) = re.findall(r"```python\n(.*?)```", LESSON.read_text(encoding="utf-8"), flags=re.S)
+    exec(compile(snippet.replace("data/models/base", str(llama)), "README.md", "exec"), {})

@@ -1,0 +1,5 @@
+"""Takes alpha itself for the scale."""
+
+
+def scaling(config):
+    return config.alpha / 1
