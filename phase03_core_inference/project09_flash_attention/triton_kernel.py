@@ -1,12 +1,12 @@
 """The same sum in Triton: one program a tile of queries, and all that it sums in the fast memory of one core.
 
-Before: `tiled.py`, where each step over a tile is a call of PyTorch that writes its result to main memory. New
-here: scores and probabilities never leave the chip; two kernels go back, one for q, one for k and v, so that
-no two programs add to one number. Seam: `attend`. Of float32, float16 or bfloat16; head_dim 16, 32, 64, 128.
+Before: `tiled.py`, where each step over a tile is a call of PyTorch that writes its result to main memory.
+New here: scores and probabilities never leave the chip; two kernels go back, one for q, one for k and v, so
+that no two programs add to one number. Seam: `attend`. float32, float16, bfloat16; head_dim 16 to 128.
 
-Without a CUDA device the kernels run in Triton's interpreter, on NumPy: right, and slow. NumPy has no bfloat16:
-there such numbers are made float32 as soon as they are loaded (UPCAST). Scores are taken times log2(e), so
-that exp2 does for exp: a GPU has a unit for powers of two. lse is one too. Dao 2023, arXiv 2307.08691."""
+Without a CUDA device the kernels run in Triton's interpreter, on NumPy: right, and slow. NumPy has no
+bfloat16: such numbers are made float32 there when they are loaded (UPCAST). Scores are taken times log2(e),
+so that exp2 does for exp: a GPU has a unit for it. lse too is a power of two. Dao 2023, arXiv 2307.08691."""
 
 import math
 
@@ -78,12 +78,11 @@ def sum_tiles(m, l, y, q, k, v, ks, vs, reach, start, stop, scale, D: constexpr,
 @tuned((128, 64, 4, 3), (128, 64, 8, 3), (128, 128, 8, 2), (128, 128, 8, 3), (64, 64, 4, 3))
 @triton.jit
 def forward_kernel(q, k, v, reach, y, lse, qb, qh, qt, kb, kh, ks, vb, vh, vs, rb, scale, H, G, T, about,
-                   D: constexpr, UPCAST: constexpr, BLOCK_T: constexpr, BLOCK_S: constexpr):  # fmt: skip
-    """y and lse for a tile of queries of one head. qb, qh, qt: the strides of q over B, H and T, and so on."""
+                   D: constexpr, UPCAST: constexpr, BLOCK_T: constexpr, BLOCK_S: constexpr):
+    """y and lse for a tile of queries of one head. qb, qh, qt: strides of q over B, H and T, and so on."""
     tile = tl.num_programs(0) - 1 - tl.program_id(0)  # the last queries see most: they begin first
     row = tl.program_id(1).to(tl.int64)  # b * H + h
-    b, h = row // H, row % H
-    t = tile * BLOCK_T + tl.arange(0, BLOCK_T)
+    b, h, t = row // H, row % H, tile * BLOCK_T + tl.arange(0, BLOCK_T)
     seen = tl.load(reach + b * rb + t, mask=t < T, other=0)
     furthest = tl_max(seen)
     whole = tl_min(tl.where(t < T, seen, furthest)) // BLOCK_S * BLOCK_S  # so far nothing has to be hidden
@@ -123,10 +122,8 @@ def query_gradients(dq, q, dy, k, v, ks, vs, lse, delta, reach, start, stop, sca
 def back_to_queries(q, k, v, reach, y, lse, dy, delta, dq, qb, qh, qt, kb, kh, ks, vb, vh, vs, rb, scale, H,
                     G, T, about, D: constexpr, UPCAST: constexpr, BLOCK_T: constexpr, BLOCK_S: constexpr):
     """dq for a tile of queries of one head; and delta, the sum of dy * y, for `back_to_keys`."""
-    tile = tl.num_programs(0) - 1 - tl.program_id(0)
-    row = tl.program_id(1).to(tl.int64)
-    b, h = row // H, row % H
-    t = tile * BLOCK_T + tl.arange(0, BLOCK_T)
+    row, tile = tl.program_id(1).to(tl.int64), tl.num_programs(0) - 1 - tl.program_id(0)
+    b, h, t = row // H, row % H, tile * BLOCK_T + tl.arange(0, BLOCK_T)
     seen = tl.load(reach + b * rb + t, mask=t < T, other=0)
     furthest = tl_max(seen)
     whole = tl_min(tl.where(t < T, seen, furthest)) // BLOCK_S * BLOCK_S
@@ -225,9 +222,8 @@ class Flash(torch.autograd.Function):
         (B, K, S, _), dy, delta = k.shape, dy.contiguous(), torch.empty_like(lse)
         dq, dk, dv = (x.new_empty(x.shape) for x in (q, k, v))
         back_to_queries[ctx.grid](q, k, v, reach, y, lse, dy, delta, dq, *ctx.strides, **ctx.sizes)
-        first, clear = sight(reach, S)
         back_to_keys[lambda meta: (triton.cdiv(S, meta["BLOCK_S"]), B * K)](
-            q, k, v, reach, first, clear, lse, dy, delta, dk, dv, *ctx.strides, S=S, **ctx.sizes)
+            q, k, v, reach, *sight(reach, S), lse, dy, delta, dk, dv, *ctx.strides, S=S, **ctx.sizes)
         return dq, dk, dv, None
 
 

@@ -1,0 +1,81 @@
+"""See and break: the tiles as a film, memory and time against length, the roofline, what each part is for.
+
+Every experiment prints what it found and saves a picture. `--parts memory` does that one only.
+"""
+
+import shutil
+from dataclasses import dataclass
+
+from common import plots
+from common.cli.script import script
+from common.errors import UserError
+
+from . import _break, _see
+
+EXPERIMENTS = {
+    "tiles": _see.tiles, "memory": _see.memory, "roofline": _see.roofline, "training": _break.training,
+    "rescale": _break.rescale, "maximum": _break.maximum, "edge": _break.edge}  # fmt: skip
+
+
+@dataclass(frozen=True)
+class Config:
+    parts: tuple[str, ...] = tuple(EXPERIMENTS)
+    """Which experiments."""
+    longest: int = 4096
+    """Tokens of the longest row in memory and roofline; the matrix of 4,096 takes some 2 GB."""
+    heads: int = 8
+    """Query heads, and key heads, in memory and roofline."""
+    head_dim: int = 64
+    """Numbers to a head in memory and roofline."""
+    steps: int = 200
+    """Updates of each small training."""
+    characters: int = 400_000
+    """Characters of TinyTown to train on."""
+    publish: bool = False
+    """Also put the pictures into results/, where the lesson shows them."""
+
+    def __post_init__(self):
+        if strange := set(self.parts) - set(EXPERIMENTS):
+            known = ", ".join(EXPERIMENTS)
+            raise UserError(f"no part is called {', '.join(sorted(strange))}: there are {known}")
+        if min(self.heads, self.head_dim, self.steps) < 1 or self.longest < 64 or self.characters < 10_000:
+            raise UserError("heads, head_dim and steps must be at least 1, longest 64, characters 10,000")
+
+
+PRESETS = {"smoke": Config(longest=128, heads=2, head_dim=16, steps=2, characters=20_000), "cpu": Config(),
+           "gpu": Config(longest=16_384, steps=400)}  # fmt: skip
+
+
+class Lab:
+    """What an experiment needs of the run: sizes, a device, a place for its picture."""
+
+    def __init__(self, config, run):
+        self.config, self.run, self.device, self.say = config, run, run.device, run.say
+
+    def lengths(self):
+        """Powers of two up to the longest, five of them at most."""
+        return [self.config.longest >> i for i in range(4, -1, -1) if self.config.longest >> i >= 32]
+
+    def save(self, fig, name):
+        self.keep(plots.save(fig, self.run.folder / name))
+
+    def animate(self, draw, frames, name, *, seconds):
+        self.keep(plots.animate(draw, frames, self.run.folder / name, seconds=seconds))
+
+    def keep(self, path):
+        """Say where a picture is; in results/ too if asked."""
+        self.say(f"  picture: {path}")
+        if self.config.publish:
+            shutil.copy(path, self.run.project / "results" / path.name)
+
+
+def main(config, run):
+    lab, found = Lab(config, run), {}
+    for name in config.parts:
+        run.say(f"\n{name}: {EXPERIMENTS[name].__doc__}")
+        found |= {f"{name}: {key}": value for key, value in EXPERIMENTS[name](lab).items()}
+    run.finish(found, corpus="tinytown")
+
+
+if __name__ == "__main__":
+    script(main, PRESETS)
