@@ -23,6 +23,7 @@ def greedy(logits, i):
 
 def drawn(samplings):
     """A chooser that draws as `common.generate` does: one Sampling with a seed for each row."""
+    demand(all(row.seed is not None for row in samplings), "to draw twice alike, each row needs a seed")
 
     def choose(logits, i):
         draws = torch.tensor([draw(row.seed, i) for row in samplings], dtype=torch.float64)

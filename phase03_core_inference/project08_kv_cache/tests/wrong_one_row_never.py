@@ -1,0 +1,6 @@
+"""Calls the library's product in every case: right, and no faster than before."""
+
+
+class OneRow:
+    def forward(self, x):
+        return super().forward(x)

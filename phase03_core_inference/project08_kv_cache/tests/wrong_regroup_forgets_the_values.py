@@ -1,0 +1,10 @@
+"""Pools the keys and leaves the values as they are."""
+
+
+def regroup(model, groups, pool=pool_heads):
+    had = model.config.n_kv_head
+    demand(groups >= 1 and had % groups == 0, f"{had} heads cannot be pooled into {groups}")
+    for attention in (module for module in model.modules() if isinstance(module, Attention)):
+        attention.wk = pooled(attention.wk, attention.head_dim, groups, pool)
+    model.config = replace(model.config, n_kv_head=groups)
+    return model
