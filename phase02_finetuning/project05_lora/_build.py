@@ -56,11 +56,17 @@ class Recomputed(Block):
         return checkpoint(super().forward, x, use_reentrant=False, **where)
 
 
+def recompute(model):
+    """Have every block forget its activations until the backward pass needs them; returns the model."""
+    for block in model.blocks:
+        block.__class__ = Recomputed
+    return model
+
+
 def dress(model, config):
     """The model as a method trains it: whole, with adapters, or with adapters on 4-bit matrices."""
     if config.checkpointing:
-        for block in model.blocks:
-            block.__class__ = Recomputed
+        recompute(model)
     if config.method == "full":
         return model.requires_grad_(True)
     settings, kind = config.lora_config, nn.Linear

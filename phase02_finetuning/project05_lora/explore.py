@@ -1,4 +1,4 @@
-"""See and break: loss against rank, the spectrum of what training adds, memory, and four mistakes.
+"""See and break: loss against rank, the spectrum of what training adds, memory, and three mistakes.
 
 Every experiment fine-tunes the base model (or a tiny one made now) on TinyTown's instructions for a short
 while. `--parts rank` does that one only; `--publish` also puts the pictures into results/.
@@ -31,9 +31,9 @@ class Config:
     """Examples in an update."""
     context: int = 192
     """Tokens in a row of a batch at most."""
-    ranks: tuple[int, ...] = (1, 2, 4, 8, 16, 32)
+    ranks: tuple[int, ...] = (1, 2, 4, 8, 16)
     """Ranks to compare."""
-    rates: tuple[float, ...] = (2e-3, 5e-3, 1e-2)
+    rates: tuple[float, ...] = (3e-3, 1e-2)
     """Learning rates that each rank may try; every weight at once tries a fifth of each."""
     held_out: int = 230
     """Held-out rows to judge on."""
@@ -45,6 +45,8 @@ class Config:
     """Its width."""
     vocabulary: int = 50_304
     """Its vocabulary."""
+    sides: tuple[str, ...] = tuple(_see.SIDES)
+    """Whose memory is measured, each in a process of its own."""
     publish: bool = False
     """Also put the pictures into results/, where the lesson shows them."""
     seed: int = 1337
@@ -53,13 +55,15 @@ class Config:
     def __post_init__(self):
         strange = sorted(set(self.parts) - set(EXPERIMENTS))
         demand(not strange, f"no part is called {', '.join(strange)}: there are {', '.join(EXPERIMENTS)}")
-        demand(min(self.steps, self.batch_size, self.held_out, self.rows, *self.ranks) >= 1, "sizes start at 1")
+        least = min(self.steps, self.batch_size, self.held_out, self.rows, self.layers, *self.ranks)
+        demand(least >= 1, "steps, batch_size, held_out, rows, layers and ranks start at 1")
+        demand(not set(self.sides) - set(_see.SIDES), f"sides are some of {', '.join(_see.SIDES)}")
         demand(self.rates and min(self.rates) > 0, "rates must be above 0")
 
 
 PRESETS = {
     "smoke": Config(steps=2, batch_size=4, context=48, ranks=(1, 2), rates=(5e-3,), held_out=8, rows=1,
-                    layers=1, width=64, vocabulary=300),
+                    layers=1, width=64, vocabulary=300, sides=("qlora",)),
     "cpu": Config(),
     "gpu": Config(steps=600, batch_size=96, context=512, held_out=920),
 }  # fmt: skip

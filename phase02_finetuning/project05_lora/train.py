@@ -31,9 +31,9 @@ class Config:
     """Folder or name of a model; empty: models/base, and where there is none, a tiny one made now."""
     method: Literal["lora", "qlora", "full"] = "lora"
     """lora: thin matrices beside frozen ones; qlora: the frozen ones in 4 bits; full: every weight."""
-    rank: int = 4
+    rank: int = 3
     """Rank of the adapters."""
-    alpha: float = 8.0
+    alpha: float = 6.0
     """How strongly an adapter counts; its scale is alpha / rank."""
     dropout: float = 0.0
     """Share of an adapter's inputs that is zeroed in training."""

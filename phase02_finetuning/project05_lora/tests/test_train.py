@@ -6,6 +6,7 @@ import inspect
 import json
 import re
 from dataclasses import replace
+from itertools import pairwise
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -102,7 +103,8 @@ def test_batches_are_a_pure_function_of_the_step():
     make = {"size": 4, "context": 8, "pad_id": 99, "seed": 1, "device": "cpu"}
     batch_at = _build.batches(table, **make)
     seen = [sorted(set(batch_at(i).tokens.flatten().tolist()) - {99}) for i in range(6)]
-    assert sorted(sum(seen[:3], [])) == sorted(sum(seen[3:], [])) == list(range(10))
+    for epoch in (seen[:3], seen[3:]):
+        assert sorted(i for part in epoch for i in part) == list(range(10))
     assert seen[:3] != seen[3:]
     assert torch.equal(_build.batches(table, **make)(4).tokens, batch_at(4).tokens)
 
@@ -180,7 +182,7 @@ def test_paper_refuses_what_does_not_fit(llama, capsys):
     flags = line.split("it would fit with ")[1].split()
     config = replace(train.PRESETS["paper"], rows=8, batch_size=4, accumulate=2, context=128, rank=2,
                      checkpointing="--checkpointing" in flags)  # fmt: skip
-    for name, value in zip(flags, flags[1:], strict=False):
+    for name, value in pairwise(flags):
         if value.isdigit():
             config = replace(config, **{name.removeprefix("--"): int(value)})
     size = _paper.sizes(_paper.config_of(llama), _paper.their_targets(config))
