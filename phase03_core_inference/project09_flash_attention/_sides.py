@@ -26,8 +26,10 @@ def kernel(head_dim, say):
     """The module of the Triton kernels; None, with a line that says why, where they cannot be had."""
     try:
         from . import triton_kernel
-    except ImportError:
-        say(f"triton is not installed, so the kernel is left out: {command('kernels')}")
+    except ModuleNotFoundError as error:
+        if error.name != "triton":
+            raise
+        say(f"triton is not installed, so the kernel is left out; the extra kernels has it: {command('kernels')}")
         return None
     if head_dim not in triton_kernel.HEAD_DIMS:
         say(f"the kernel has head_dim {triton_kernel.HEAD_DIMS} and this model {head_dim}: it is left out")
