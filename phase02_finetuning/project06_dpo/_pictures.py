@@ -39,6 +39,8 @@ def phases(log: Sequence[dict], method: str):
     fig, ((gain, kl),) = plots.figure(1, 2, width=10.0, height=3.8)
     x, width = [row["phase"] for row in log], max(1, len(log) // 20)
     for name, what, colour in (("score", "heard", 0), ("reward", "deserved", 1)):
+        if name not in log[0]:
+            continue  # nobody can say what was deserved
         values, look = [row[name] for row in log], {"color": plots.COLOURS[colour]}
         gain.plot(x, values, alpha=0.25, linewidth=0.8, **look)
         gain.plot(x, smooth(values, width), label=what, linestyle="--" if colour else "-", **look)

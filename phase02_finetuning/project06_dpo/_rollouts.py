@@ -5,6 +5,7 @@ updates on parts of them. The batch of update i is a pure function of i and the 
 update in the middle of a phase, whose answers an older policy wrote: those are kept in a file.
 """
 
+import json
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import NamedTuple
@@ -13,6 +14,7 @@ import torch
 from torch import Tensor
 
 from common import checkpoint
+from common.files import write_json
 from common.generate import Sampling, generate
 from phase02_finetuning.project04_sft.sft import marks
 
@@ -20,6 +22,8 @@ from .dpo import token_logprobs
 from .grpo import GRPOLoss, group_advantages, kl_estimate
 from .ppo import PPOLoss, Rollout, gae, shaped, whiten
 from .reward_model import RewardModel
+
+LOG = "log.json"
 
 
 class Asked(NamedTuple):
@@ -93,11 +97,13 @@ class Phases:
     """
 
     def __init__(self, objective: PPOLoss | GRPOLoss, reference, tokenizer, asked: Sequence[Asked], config,
-                 folder: Path, score: Callable, true: Callable):  # fmt: skip
+                 folder: Path, score: Callable, true: Callable | None):  # fmt: skip
         self.objective, self.reference, self.tokenizer = objective, reference, tokenizer
         self.asked, self.config, self.folder = list(asked), config, folder / "rollouts"
         self.score, self.true, self.phase, self.held, self.log = score, true, -1, None, []
         self.folder.mkdir(parents=True, exist_ok=True)
+        if (self.folder / LOG).exists():  # of a run that is gone on with
+            self.log = json.loads((self.folder / LOG).read_text("utf-8"))
 
     @property
     def model(self):
@@ -150,9 +156,13 @@ class Phases:
         kl = float((kl_estimate(rollout.logprobs, reference) * mask).sum(1).mean())
         if ppo:
             self.objective.control.update(kl, len(asked))
-        true = [self.true(row, text) for row, text in zip(rows, answers.texts, strict=True)]
-        self.log.append({"phase": phase, "score": float(scores.float().mean()), "kl": kl,
-                         "reward": sum(true) / len(true), "length": float(mask.sum(1).float().mean())})
+        line = {"phase": phase, "score": float(scores.float().mean()), "kl": kl,
+                "length": float(mask.sum(1).float().mean())}  # fmt: skip
+        if self.true:
+            true = [self.true(row, text) for row, text in zip(rows, answers.texts, strict=True)]
+            line["reward"] = sum(true) / len(true)
+        self.log = [row for row in self.log if row["phase"] < phase] + [line]
+        write_json(self.folder / LOG, self.log)
         return rollout
 
     def for_ppo(self, tokens, mask, scores, reference) -> Rollout:

@@ -86,7 +86,7 @@ class Tuning:
         """DPO, IPO or SimPO."""
         self.run.say("the reference's log-probabilities, once for all")
         objective = PreferenceLoss(self.model, self.config.method, beta, gamma)
-        known, held = self.known(self.reference, self.found.pairs), self.known(self.reference, self.found.held)
+        known, held = (self.known(self.reference, pairs) for pairs in (self.found.pairs, self.found.held))
         simpo, asked = self.config.method == "simpo", [p.prompt for p in self.found.held[:32]]
 
         def evaluate():
@@ -131,15 +131,14 @@ class Tuning:
         room = self.model.config.max_seq_len - self.config.max_tokens
         asked = [a for a in asked if len(a.prompt) <= room]
         demand(asked, f"max_tokens {self.config.max_tokens} leaves no prompt any room in the context")
-        true = reward if self.judged else (lambda row, text: float("nan"))
         self.phases = Phases(objective, self.reference, self.tokenizer, asked, self.config, self.run.folder,
-                             score or self.rewarded(), true)  # fmt: skip
-        last = {"reward": "mean reward", "kl": "KL"}
+                             score or self.rewarded(), reward if self.judged else None)  # fmt: skip
+        names = ("score", "kl", "length", *(["reward"] if self.judged else []))
 
         def evaluate():
-            recent = self.phases.log[-8:]
-            return {name: sum(row[name] for row in recent) / len(recent) for name in (*last, "score", "length")
-                    if recent and self.judged} or {"phases": float(len(self.phases.log))}  # fmt: skip
+            recent = self.phases.log[-8:]  # of a run that has just begun or been resumed there are none
+            means = {name: sum(row[name] for row in recent) / len(recent) for name in names if recent}
+            return {"phases": float(self.phases.phase + 1), **means}
 
         return self.fit("", objective, self.phases, steps, rate, evaluate=evaluate)
 

@@ -9,7 +9,7 @@ from typing import Literal
 
 import torch
 
-from common import checkpoint, plots
+from common import plots
 from common.cli.script import script
 from common.device import dtype_for, seed_all
 from common.errors import UserError, demand
@@ -47,9 +47,9 @@ class Config:
     """simpo's margin; -1: the method's own."""
     layout: Literal["shared", "side-by-side"] = "shared"
     """shared reads a prompt once for both answers of its pair."""
-    warm: int = 60
+    warm: int = 200
     """Updates of plain fine-tuning before, on answers of the pairs."""
-    warm_rate: float = 1e-3
+    warm_rate: float = 2e-3
     """Peak learning rate of that."""
     warm_on: Literal["chosen", "both"] = "both"
     """Which answers that is: those preferred, or both kinds, as a model writes that was never told."""
@@ -124,8 +124,6 @@ def main(config, run):
     metrics |= tuning.judge()
     drawn = _pictures.of_run(history, tuning.phases and tuning.phases.log, config.method)
     run.say(f"curves: {plots.save(drawn, run.folder / 'curves.png')}")
-    if tuning.phases:
-        checkpoint.write(run.folder / "phases.json", {"log": tuning.phases.log})
     tuning.save(metrics)
     run.finish(metrics, corpus=config.preferences)
 

@@ -1,0 +1,77 @@
+"""See and break: what preferences change, KL against reward, and what goes wrong when a part is gone.
+
+Every experiment starts from models/sft (or a tiny stand-in), tunes it for some updates, prints what it found
+and saves a picture. `--parts hacking` does that one only.
+"""
+
+import shutil
+from dataclasses import dataclass
+
+from common import plots
+from common.cli.script import script
+from common.errors import UserError, demand
+
+from . import _break, _see
+from ._lab import Lab
+
+EXPERIMENTS = {
+    "methods": _see.methods, "frontier": _see.frontier, "reinforce": _see.reinforce,
+    "reference": _break.reference, "beta": _break.beta, "flipped": _break.flipped, "length": _break.length,
+    "hacking": _break.hacking}  # fmt: skip
+
+
+@dataclass(frozen=True)
+class Config:
+    model: str = ""
+    """Folder or name of a model; empty: models/sft, and where there is none, a tiny one made now."""
+    parts: tuple[str, ...] = tuple(EXPERIMENTS)
+    """Which experiments."""
+    pairs: int = 3000
+    """Pairs to train on."""
+    held_out: int = 150
+    """Pairs and questions to judge on."""
+    warm: int = 200
+    """Updates of plain fine-tuning before, once for all experiments."""
+    steps: int = 60
+    """Updates of each preference tuning."""
+    phases: int = 40
+    """Phases of each reinforcement, of two updates."""
+    max_tokens: int = 40
+    """Tokens of an answer at most."""
+    publish: bool = False
+    """Also put the pictures into results/, where the lesson shows them."""
+    seed: int = 1337
+    """Start of the random numbers."""
+
+    def __post_init__(self):
+        if strange := set(self.parts) - set(EXPERIMENTS):
+            known = ", ".join(EXPERIMENTS)
+            raise UserError(f"no part is called {', '.join(sorted(strange))}: there are {known}")
+        least = min(self.pairs, self.held_out, self.warm, self.steps, self.phases)
+        demand(least >= 1, "pairs, held_out, warm, steps and phases must be at least 1")
+
+
+PRESETS = {"smoke": Config(pairs=48, held_out=8, warm=2, steps=2, phases=2, max_tokens=8), "cpu": Config(),
+           "gpu": Config(pairs=20_000, held_out=1000, steps=600, phases=200)}  # fmt: skip
+
+
+class Published(Lab):
+    """A lab that keeps its pictures, in results/ too if asked."""
+
+    def save(self, fig, name):
+        path = plots.save(fig, self.run.folder / name)
+        self.run.say(f"  picture: {path}")
+        if self.config.publish:
+            shutil.copy(path, self.run.project / "results" / name)
+
+
+def main(config, run):
+    lab, found = Published(config, run), {}
+    for name in config.parts:
+        run.say(f"\n{name}: {EXPERIMENTS[name].__doc__}")
+        found |= {f"{name}: {key}": value for key, value in EXPERIMENTS[name](lab).items()}
+    run.finish(found, corpus="tinytown")
+
+
+if __name__ == "__main__":
+    script(main, PRESETS)
