@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 import torch
 
+from common import hub, tokenizer
 from common.cli import cards
 from common.cli.bench import bench
 from common.proofs import prove
@@ -22,10 +23,15 @@ LESSON = Path(generate.__file__).parent / "README.md"
 
 @pytest.fixture
 def home(tmp_path, monkeypatch):
-    """A place of its own for runs, and a tiny model."""
+    """A place of its own for runs, and a tiny model with large weights, to whom a wrong key matters."""
     monkeypatch.setenv("THIRTY_HOME", str(tmp_path))
     monkeypatch.chdir(tmp_path)
-    model_folder(tmp_path / "m")
+    folder = model_folder(tmp_path / "quiet")
+    model = hub.load(folder)
+    with torch.no_grad():
+        for p in model.parameters():
+            p.mul_(8 if p.dim() > 1 else 1)
+    hub.save(model, tmp_path / "m", tokenizer=tokenizer.load(folder))
     return tmp_path
 
 
