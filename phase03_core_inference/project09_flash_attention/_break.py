@@ -69,7 +69,7 @@ def rescale(lab):
         want = tiled.flash((sharp * q).double(), k.double(), v.double(), causal(T))
         with broken(fold=without_rescale):
             off = (tiled.flash(sharp * q, k, v, causal(T), size=size) - want).abs().amax((0, 1, 3))
-        ax.plot(off, color=colour, label=f"scores of spread {sharp}")
+        ax.plot(off.cpu().numpy(), color=colour, label=f"scores of spread {sharp}")
         found |= {f"spread {sharp}: first tile": off[:size].max().item(), f"spread {sharp}": off.max().item()}
         lab.say(
             f"  scores of spread {sharp}: {off[:size].max():.1e} off in the first tile, "
@@ -85,7 +85,7 @@ def rescale(lab):
 
 
 def maximum(lab):
-    """No maximum taken off: nothing happens while scores are small, and then everything is NaN at once."""
+    """No maximum taken off: nothing happens while scores are small, and then it is NaN after NaN."""
     spreads, found = [1, 2, 5, 10, 20, 30, 50, 100], {"right": [], "without": []}
     for spread in spreads:
         q, k, v = inputs(1, 4, 4, 128, 32)

@@ -2,6 +2,7 @@
 
 import math
 
+import numpy as np
 import torch
 from matplotlib.patches import Rectangle
 
@@ -39,7 +40,7 @@ def frame(scores, v, steps, number, size):
     fig, ((left, right),) = plots.figure(1, 2, width=9.5, height=4.6)
     T, (i, start, _, state) = len(scores), steps[number]
     shown = scores.masked_fill(torch.ones(T, T).triu(1).bool(), math.nan)
-    left.imshow(shown, cmap="Blues", vmin=-3, vmax=3, alpha=0.45)
+    left.imshow(shown.numpy(), cmap="Blues", vmin=-3, vmax=3, alpha=0.45)
     for row in range(0, T, size):
         for column in range(0, T, size):
             done = any((a, b) == (row, column) for a, b, *_ in steps[:number])
@@ -53,9 +54,9 @@ def frame(scores, v, steps, number, size):
     query = min(i + size, T) - 1
     want = scores[query, : query + 1].softmax(-1) @ v[: query + 1]
     m, l, y = (x[-1] for x in state)
-    places = torch.arange(len(want))
-    right.bar(places - 0.2, want, 0.4, color=plots.COLOURS[5], label="the answer")
-    right.bar(places + 0.2, y / l, 0.4, color=plots.COLOURS[4], label="y / l so far")
+    places = np.arange(len(want))
+    right.bar(places - 0.2, want.numpy(), 0.4, color=plots.COLOURS[5], label="the answer")
+    right.bar(places + 0.2, (y / l).numpy(), 0.4, color=plots.COLOURS[4], label="y / l so far")
     right.set(ylim=(-1.6, 1.6), xticks=[], xlabel=f"query {query}:  m = {m.item():.2f},  l = {l.item():.2f}",
               title="what its row has summed")  # fmt: skip
     plots.legend(right, loc="upper right", ncols=2)

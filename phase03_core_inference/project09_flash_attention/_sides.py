@@ -29,7 +29,7 @@ def kernel(head_dim, say):
     except ModuleNotFoundError as error:
         if error.name != "triton":
             raise
-        say(f"triton is not installed, so the kernel is left out; the extra kernels has it: {command('kernels')}")
+        say(f"triton is not installed, so the kernel is left out: the extra kernels, {command('kernels')}")
         return None
     if head_dim not in triton_kernel.HEAD_DIMS:
         say(f"the kernel has head_dim {triton_kernel.HEAD_DIMS} and this model {head_dim}: it is left out")

@@ -43,7 +43,7 @@ class Config:
 
 
 PRESETS = {"smoke": Config(longest=128, heads=2, head_dim=16, steps=2, characters=20_000), "cpu": Config(),
-           "gpu": Config(longest=16_384, steps=400)}  # fmt: skip
+           "gpu": Config(longest=8192, heads=4)}  # fmt: skip
 
 
 class Lab:

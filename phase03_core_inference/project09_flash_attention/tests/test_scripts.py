@@ -96,7 +96,8 @@ def test_smoke_bench(tmp_path, capsys):
     run_bench(bench.main, bench.profiled, ["smoke", "--device", "cpu", "--out", str(tmp_path)])
     claims = json.loads((tmp_path / "cpu.json").read_text())["claims"]
     names = [claim["id"] for claim in claims]
-    assert names[:7] == ["time", "sdpa", "training", "training-sdpa", "memory", "memory-training", "error"]
+    assert names[:8] == ["time", "sdpa", "training", "training-sdpa", "memory", "memory-training", "error",
+                         "error-training"]  # fmt: skip
     assert {claim["id"] for claim in claims if claim["verdict"] is None} == {
         *(name for name, *_ in _gpu.CLAIMS), "gpu-memory", "gpu-error"}  # fmt: skip
     assert next(claim for claim in claims if claim["id"] == "error")["verdict"] == "met"
