@@ -7,7 +7,7 @@ from itertools import islice
 import torch
 
 from common import plots
-from data import python_manual
+from data import corpora
 from data.tinytown import TinyTown, check
 from phase01_foundation.project03_pretrain import probe
 
@@ -69,7 +69,7 @@ def text_loss(model, tokenizer, texts, tokens: int, context: int) -> float:
 def forgetting(model, tokenizer, tokens: int) -> dict[str, float]:
     """Perplexity on pages of the town that were never read, and on a manual."""
     context = min(256, model.config.max_seq_len)
-    manual = python_manual.text()[: 8 * tokens]
+    manual = corpora.load("python-manual")[: 8 * tokens]
     return {"ppl_pages": text_loss(model, tokenizer, TinyTown().pages(UNSEEN), tokens, context),
             "ppl_manual": text_loss(model, tokenizer, [manual], tokens, context)}  # fmt: skip
 

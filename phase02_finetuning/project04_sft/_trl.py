@@ -35,17 +35,29 @@ def trainer_of(folder, rows, *, batch_size: int, context: int, bf16: bool, devic
     batches = list(trainer.get_train_dataloader())
     trainer.create_optimizer()
     trainer.model_wrapped, trainer.optimizer = trainer.accelerator.prepare(trainer.model, trainer.optimizer)
+    trainer.current_gradient_accumulation_steps = 1  # what its loop would set
     return trainer, batches
 
 
 def step_of(trainer, batch):
     """A function that makes one update, as its training loop does, and returns the loss."""
 
+    counted = (batch["labels"] != -100).sum()
+
     def step():
-        loss = trainer.training_step(trainer.model_wrapped, dict(batch))
+        loss = trainer.training_step(trainer.model_wrapped, dict(batch), num_items_in_batch=counted)
         trainer.accelerator.clip_grad_norm_(trainer.model.parameters(), 1.0)
         trainer.optimizer.step()
         trainer.model.zero_grad()
         return loss
 
     return step
+
+
+def examples_of(batch) -> list[tuple[list[int], list[bool]]]:
+    """The conversations in one of its packed batches, as (tokens, counted), so that both sides learn the
+    same."""
+    tokens, labels = batch["input_ids"].flatten(), batch["labels"].flatten()
+    starts = (batch["position_ids"].flatten() == 0).nonzero().flatten().tolist()
+    cuts = zip(starts, [*starts[1:], len(tokens)], strict=True)
+    return [(tokens[a:b].tolist(), (labels[a:b] != -100).tolist()) for a, b in cuts]
