@@ -44,7 +44,7 @@ def theirs(trial, device):
             new.weight = bnb.nn.Params4bit(weight, requires_grad=False, quant_type="nf4").to(device)
             model.set_submodule(name, new)
     rotary = model.model.rotary_emb
-    model.model.rotary_emb = type(rotary)(config=model.config, device=device)
+    model.model.rotary_emb = type(rotary)(config=model.config).to(device)
     for module in model.modules():
         for name, parameter in list(module.named_parameters(recurse=False)):
             if parameter.is_meta:

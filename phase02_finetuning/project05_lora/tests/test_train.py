@@ -5,6 +5,7 @@ import dataclasses
 import inspect
 import json
 import re
+import shutil
 from dataclasses import replace
 from itertools import pairwise
 from pathlib import Path
@@ -17,13 +18,26 @@ from common import hub
 from common import tokenizer as tokenizers
 from common.checkpoint import read
 from common.cli import cards
+from common.cli.bench import Bench
+from common.cli.bench import bench as run_bench
 from common.errors import UserError
 from common.model import GPT
 from common.proofs import prove
 from common.testing import close, tiny
 from common.trial import refused, run
 from phase02_finetuning.project04_sft.sft import AnswerLoss
-from phase02_finetuning.project05_lora import _build, _paper, adapter, explore, lora, nf4, train
+from phase02_finetuning.project05_lora import (
+    _build,
+    _memory,
+    _paper,
+    _seven,
+    adapter,
+    bench,
+    explore,
+    lora,
+    nf4,
+    train,
+)
 
 LESSON = Path(train.__file__).parent / "README.md"
 TINY = ("--rows", 16, "--context", 48, "--judged", 0, "--rank", 2)
@@ -294,6 +308,35 @@ def test_smoke_of_explore(home, base, capsys):
         assert f"\n{name}: " in said
     for name in ("rank.png", "spectrum.png", "memory.png"):
         assert (home / "runs/project05_lora/explore-smoke" / name).read_bytes().startswith(b"\x89PNG")
+
+
+def test_smoke_of_bench(home, base, capsys):
+    """Every claim once, in small, on a base model that is there."""
+    (home / "models").mkdir()
+    shutil.copytree(base, home / "models" / "base")
+    run_bench(bench.main, argv=["smoke"])
+    said = capsys.readouterr().out
+    for name in ("quality", "124m-full", "124m-peft", "124m-transformers", "small-qlora", "memory-qlora"):
+        assert f"\n{name}: " in said
+    assert "no models/base" not in said and "not run: it takes a GPU" in said
+
+
+def test_smoke_of_the_7b_shape(home):
+    """Both sides of what a GPU measures run at a tiny size, and give a loss of the same size."""
+    pytest.importorskip("peft"), pytest.importorskip("bitsandbytes")
+    trial = _memory.Trial(method="qlora", checkpointing=True, n_layer=1, d_model=64, d_ff=128, n_head=2,
+                          vocab_size=300, rows=1, context=16)  # fmt: skip
+    device, losses = torch.device("cpu"), []
+    for make in (_seven.ours, _seven.theirs):
+        torch.manual_seed(0)
+        step = make(trial, device)
+        losses.append([step().item() for _ in range(3)])
+    assert all(row[0] > row[-1] for row in losses) and abs(losses[0][0] - losses[1][0]) < 0.3, losses
+    b = Bench(home, "smoke", device)
+    names = ("seven-speed", "seven-memory", "seven-fits")
+    claim = {"unit": "tok/s", "better": "higher", "goal": (">=", 0.0)}
+    _seven.compare_seven(b, dict.fromkeys(names, claim), trial)
+    assert {made.id for made in b.claims} == set(names) and all(made.ours.value > 0 for made in b.claims)
 
 
 def test_commands_of_the_lesson_exist():
