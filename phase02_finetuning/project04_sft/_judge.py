@@ -12,7 +12,7 @@ from data.tinytown import TinyTown, check
 from phase01_foundation.project03_pretrain import probe
 
 from . import skill
-from .sft import AnswerLoss, pad, plain_prompt, prompt
+from .sft import AnswerLoss, pad, plain_prompt
 
 FAMILIES = 23  # of TinyTown: a stream takes them in turns
 UNSEEN = 9  # a seed of pages that no base model was trained on
@@ -74,13 +74,13 @@ def forgetting(model, tokenizer, tokens: int) -> dict[str, float]:
             "ppl_manual": text_loss(model, tokenizer, [manual], tokens, context)}  # fmt: skip
 
 
-def skills(model, tokenizer, judged: int) -> dict[str, float]:
+def skills(model, tokenizer, judged: int, splits=("held-out", "rephrased")) -> dict[str, float]:
     """Every score of TinyTown's families, {"held-out: where": 0.9, ...}.
 
     in form: the share of replies of the form that was asked for. as text: knowledge asked without a template.
     """
     found = {}
-    for split in ("held-out", "rephrased"):
+    for split in splits:
         rows = questions(judged, split)
         answers = skill.answers(model, tokenizer, [skill.asked(row) for row in rows])
         said = [answer.text for answer in answers]
@@ -93,10 +93,8 @@ def skills(model, tokenizer, judged: int) -> dict[str, float]:
         formed = [skill.in_form(row, answer) for row, answer in zip(rows, answers, strict=True)]
         found[f"{split}: in form"] = sum(formed) / len(formed)
     rows = [row for row in questions(judged, "held-out") if row["family"] in skill.KNOWLEDGE]
-    for name, ask in (("as chat", prompt), ("as text", plain_prompt)):
-        scores = skill.score(model, tokenizer, rows, ask=ask)
-        found[f"knowledge {name}"] = skill.macro(scores, skill.KNOWLEDGE)
-    return found
+    as_text = skill.score(model, tokenizer, rows, ask=plain_prompt)
+    return found | {"knowledge as text": skill.macro(as_text, skill.KNOWLEDGE)}
 
 
 def table(before: dict[str, float], after: dict[str, float], guessed: dict[str, float]) -> list[str]:

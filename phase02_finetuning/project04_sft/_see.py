@@ -21,7 +21,7 @@ def before_after(lab: Lab) -> dict:
         before = {name[6:]: value for name, value in noted.items() if name.startswith("base: ")}
         after = noted
     else:
-        before = _judge.skills(lab.base, lab.tokenizer, lab.config.judged)
+        before = _judge.skills(lab.base, lab.tokenizer, lab.config.judged, splits=("held-out",))
         after = _judge.skills(model, tokenizer, lab.config.judged)
     guessed = _judge.chance(_judge.questions(max(20, lab.config.judged), "held-out"))
     for line in _judge.table(before, after, guessed):

@@ -49,7 +49,7 @@ def bench_skills(b):
     for link in ("base", "sft"):
         folder = chain.find(link)
         model = hub.load(folder, device=b.device).eval()
-        sides[link] = _judge.skills(model, tokenizers.load(folder), judged)
+        sides[link] = _judge.skills(model, tokenizers.load(folder), judged, splits=("held-out",))
     families = {name: value for name, value in sides["sft"].items() if name.startswith("held-out")}
     guessed = _judge.chance(_judge.questions(judged, "held-out"))
     for name, (sentence, goal) in SKILLS.items():

@@ -94,13 +94,13 @@ PRESETS = {
 }  # fmt: skip
 
 
-def measured(model, tokenizer, data, config) -> tuple[dict[str, float], list[str]]:
-    """All that is compared before and after: losses and scores; and replies to a few held-out rows."""
+def measured(model, tokenizer, data, config, **how) -> tuple[dict[str, float], list[str]]:
+    """All that is compared before and after: losses and scores (how: of `skills`); and a few replies."""
     found = {"answer_loss": _judge.answer_loss(model.eval(), data.valid, tokenizer.pad_id)}
     if config.text:
         found |= _judge.forgetting(model, tokenizer, config.text)
     if config.judged:
-        found |= _judge.skills(model, tokenizer, config.judged)
+        found |= _judge.skills(model, tokenizer, config.judged, **how)
     return found, skill.replies(model, tokenizer, [skill.asked(row) for row in shown(data.held)])
 
 
@@ -129,8 +129,8 @@ def show(before, after, config, run):
         return
     guessed = _judge.chance(_judge.questions(config.judged, "held-out"))
     run.say("\n" + "\n".join(_judge.table(before, after, guessed)))
-    for name in ("knowledge as chat", "knowledge as text"):
-        run.say(f"{name:28} {before[name]:8.0%} before {after[name]:8.0%} after")
+    name = "knowledge as text"
+    run.say(f"knowledge, without a template {before[name]:7.0%} before {after[name]:8.0%} after")
     path = plots.save(_judge.picture(before, after, guessed), run.folder / "before_after.png")
     run.say(f"\npicture: {path}")
 
@@ -149,7 +149,7 @@ def main(config, run):
         f"{sum(sizes):,} tokens, {share:.0%} of which count; padded, {filled:.0%} of a batch would be text",
     ):
         run.say(line)
-    before, first = measured(model, tokenizer, data, config)
+    before, first = measured(model, tokenizer, data, config, splits=("held-out",))
     history = fit(model, data, config, run, tokenizer.pad_id)
     after, then = measured(model, tokenizer, data, config)
     for row, *said in zip(shown(data.held), first, then, strict=True):
