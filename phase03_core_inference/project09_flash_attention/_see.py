@@ -66,7 +66,7 @@ def frame(scores, v, steps, number, size):
 def tiles(lab):
     """Softmax, tile by tile: what is computed, what is skipped, and how the answer comes together."""
     draw = torch.Generator().manual_seed(3)
-    T, size = 24, 6
+    size, T = 6, 6 * lab.config.tiles
     scores, v = 1.5 * torch.randn(T, T, generator=draw), torch.randn(T, 6, generator=draw)
     steps = steps_of(scores, v, size)
     every = (T // size) ** 2
@@ -136,7 +136,7 @@ def traffic(T, H, D, size):
 
 def roofline(lab):
     """FLOP/s against FLOPs for each byte of memory traffic, under the roof of this machine."""
-    H, D, top = lab.config.heads, lab.config.head_dim, profiling.ceilings(lab.device, seconds=0.3)
+    H, D, top = lab.config.heads, lab.config.head_dim, lab.ceilings()
     fig, ((ax,),) = plots.figure(width=7.5)
     x = [2**i for i in range(-1, 10)]
     roof = [min(top.fp32, top.read * i) / 1e9 for i in x]

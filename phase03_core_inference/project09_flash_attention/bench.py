@@ -94,7 +94,7 @@ def bench_training(b):
 def bench_memory(b):
     """The most bytes held at once, beyond the inputs."""
     B, H, K, T, D = shape = b.pick(
-        smoke=(1, 2, 1, 1024, 16), quick=(1, 4, 2, 4096, 64), full=(1, 8, 4, 4096, 64)
+        smoke=(1, 2, 1, 256, 16), quick=(1, 4, 2, 4096, 64), full=(1, 8, 4, 4096, 64)
     )
     given = inputs(B, H, K, T, D, device=b.device, gradients=True)
     plain = sides_of(*(x.detach() for x in given))

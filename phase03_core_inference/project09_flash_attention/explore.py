@@ -6,7 +6,7 @@ Every experiment prints what it found and saves a picture. `--parts memory` does
 import shutil
 from dataclasses import dataclass
 
-from common import plots
+from common import plots, profiling
 from common.cli.script import script
 from common.errors import UserError
 
@@ -21,6 +21,8 @@ EXPERIMENTS = {
 class Config:
     parts: tuple[str, ...] = tuple(EXPERIMENTS)
     """Which experiments."""
+    tiles: int = 4
+    """Tiles along each side of the film."""
     longest: int = 4096
     """Tokens of the longest row in memory and roofline; the matrix of 4,096 takes some 2 GB."""
     heads: int = 8
@@ -38,11 +40,14 @@ class Config:
         if strange := set(self.parts) - set(EXPERIMENTS):
             known = ", ".join(EXPERIMENTS)
             raise UserError(f"no part is called {', '.join(sorted(strange))}: there are {known}")
-        if min(self.heads, self.head_dim, self.steps) < 1 or self.longest < 64 or self.characters < 10_000:
-            raise UserError("heads, head_dim and steps must be at least 1, longest 64, characters 10,000")
+        if min(self.tiles, self.heads, self.head_dim, self.steps) < 1:
+            raise UserError("tiles, heads, head_dim and steps must be at least 1")
+        if self.longest < 64 or self.characters < 10_000:
+            raise UserError("longest must be at least 64, and characters at least 10,000")
 
 
-PRESETS = {"smoke": Config(longest=128, heads=2, head_dim=16, steps=2, characters=20_000), "cpu": Config(),
+PRESETS = {"smoke": Config(tiles=2, longest=64, heads=2, head_dim=16, steps=2, characters=20_000),
+           "cpu": Config(),
            "gpu": Config(longest=8192, heads=4)}  # fmt: skip
 
 
@@ -55,6 +60,11 @@ class Lab:
     def lengths(self):
         """Powers of two up to the longest, five of them at most."""
         return [self.config.longest >> i for i in range(4, -1, -1) if self.config.longest >> i >= 32]
+
+    def ceilings(self):
+        """What this machine can do at best; short rows do not wait for large matrices to say so."""
+        small = {} if self.config.longest >= 1024 else {"size": 256, "megabytes": 16}
+        return profiling.ceilings(self.device, seconds=0.3, **small)
 
     def save(self, fig, name):
         self.keep(plots.save(fig, self.run.folder / name))

@@ -160,11 +160,11 @@ def test_matches_sdpa(shape):
 @pytest.mark.exercise("key_tiles", "in_reach", "fold", "finish", "tile_gradients")
 def test_gradcheck():
     """The gradients, against differences in float64: heads in groups, ragged rows, and a mask."""
-    q, k, v = (x.requires_grad_() for x in qkv(2, 4, 2, 5, 7, 3))
-    reach = torch.tensor([[1, 2, 3, 4, 5], [3, 4, 5, 6, 7]])
-    assert torch.autograd.gradcheck(lambda *x: tiled.flash(*x, reach, size=3), (q, k, v))
-    mask = torch.rand(1, 4, 5, 7, generator=torch.Generator().manual_seed(0)) < 0.6
-    assert torch.autograd.gradcheck(lambda *x: tiled.flash(*x, None, mask, size=3), (q, k, v))
+    q, k, v = (x.requires_grad_() for x in qkv(2, 2, 1, 4, 5, 2))
+    reach = torch.tensor([[1, 2, 3, 4], [2, 3, 4, 5]])
+    assert torch.autograd.gradcheck(lambda *x: tiled.flash(*x, reach, size=2), (q, k, v))
+    mask = torch.rand(1, 2, 4, 5, generator=torch.Generator().manual_seed(0)) < 0.6
+    assert torch.autograd.gradcheck(lambda *x: tiled.flash(*x, None, mask, size=2), (q, k, v))
 
 
 @pytest.mark.exercise("key_tiles", "in_reach", "fold", "finish", "tile_gradients")
@@ -205,14 +205,14 @@ def test_causal_tiles_are_skipped(monkeypatch):
 
 
 def test_the_matrix_never_exists():
-    """Forward and backward at 1,024 tokens: at most an eighth of the peak of the materialised form."""
-    inputs = [x.float().requires_grad_() for x in qkv(1, 4, 4, 1024, 1024, 16)]
-    look = torch.ones(1024, 1024, dtype=torch.bool).tril()
+    """Forward and backward at 512 tokens: at most an eighth of the peak of the materialised form."""
+    inputs = [x.float().requires_grad_() for x in qkv(1, 4, 4, 512, 512, 16)]
+    look = torch.ones(512, 512, dtype=torch.bool).tril()
 
     def peak(y):
         return peak_of(lambda: torch.autograd.grad(y().sum(), inputs), torch.device("cpu"))
 
-    ours = peak(lambda: tiled.flash(*inputs, causal(1024), size=64))
+    ours = peak(lambda: tiled.flash(*inputs, causal(512), size=64))
     theirs = peak(lambda: tiled.materialised(*inputs, look))
     assert 8 * ours <= theirs, f"{ours:,} bytes against {theirs:,}"
 
@@ -258,7 +258,7 @@ def test_matches_the_model_it_is_plugged_into():
 
 def test_generates_the_same_tokens():
     """A cache, one token at a time: token for token what the core's attention draws."""
-    model, prompt = trained(), [[3, 5, 7], [20, 19, 18]]
+    model, prompt = trained(steps=30), [[3, 5, 7], [20, 19, 18]]
     sampling = Sampling(max_tokens=20, temperature=0.0)
     want = [answer.ids for answer in generate(model, prompt, sampling)]
     set_attend(model, tiled.attend)
