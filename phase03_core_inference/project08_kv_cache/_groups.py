@@ -5,10 +5,10 @@ import copy
 import torch
 
 from common import plots
-from common.model import GPT, ModelConfig
+from common.model import GPT, ModelConfig, set_attend
 
 from ._lab import batches, fit, loss
-from .gqa import cache_bytes, first_of, pool_heads, regroup
+from .gqa import cache_bytes, first_of, folded, pool_heads, regroup
 from .kv_cache import KVCache, caches_for
 
 HEADS, CONTEXT = 8, 64  # of the model that is trained and converted
@@ -23,7 +23,7 @@ def divisors(n):
 @torch.no_grad()
 def step_seconds(lab, groups, rows, length) -> float:
     """The time of one decode step of `rows` texts of `length` tokens, in a model with so many groups."""
-    model = lab.build(groups)
+    model = set_attend(lab.build(groups), folded)
     caches = caches_for(model, KVCache, rows, length)
     for cache in caches:  # what is held does not change the time
         cache.k.zero_(), cache.v.zero_()

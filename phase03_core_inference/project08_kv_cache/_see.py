@@ -33,6 +33,7 @@ def theory(lab) -> dict:
     for column, mode in enumerate(MODES):
         total.plot(new, sums[:, column], color=SHADES[mode], label=mode)
     total.set(title=f"Of an answer to {prompt} tokens", xlabel="new tokens", ylabel="10⁹ operations")
+    total.set_yscale("log")
     ratio.plot(new, sums[:, 0] / sums[:, 1], label="all operations")
     ratio.plot(new, [published(prompt, n) for n in new], linestyle="--", label="G L / (L + G - 1)")
     ratio.set(title="Times fewer operations", xlabel="new tokens")
@@ -112,7 +113,7 @@ def view(lab) -> dict:
 
 def modes(lab) -> dict:
     """The two modes as they should be compared: each prompt once in each, alternating, warmed, watched."""
-    sizes = [T for T in lab.config.prompts for _ in range(lab.config.each)]
+    sizes = [T for _ in range(lab.config.each) for T in lab.config.prompts]
     runs = dual(lab.timed, [lab.prompt(T, number) for number, T in enumerate(sizes)], lab.config.new, lab.say)
     rate = {m: [lab.config.new / run.total for run in runs[m]] for m in MODES}
     fig, ((speed, delay), (scatter, totals)) = plots.figure(2, 2, width=11.0, height=8.0)

@@ -7,18 +7,20 @@ The model is then wrong, a little; a short re-training mends it (5 % of the step
     MHA   q q q q q q q q      GQA   q q q q q q q q      MQA   q q q q q q q q
           k k k k k k k k             └k─┘ └k─┘ …               └──────k──────┘
 
-Seam: the surgery, on two of the four projections of each attention; the core knows K < H already.
+Seams: the surgery, on two of the four projections of each attention, as the core knows K < H already; and
+`attend`, where a decode step reads each shared key once instead of once for every query head.
 Ainslie et al. 2023, 2305.13245 (GQA, and the conversion); Shazeer 2019, 1911.02150 (MQA).
 """
 
 from dataclasses import replace
 
 import torch
+import torch.nn.functional as F
 from torch import nn
 
 from common.errors import demand
 from common.exercise import exercise
-from common.model import Attention
+from common.model import Attention, attend
 
 
 def cache_bytes(config, tokens=1, itemsize=4):
@@ -65,3 +67,15 @@ def regroup(model, groups, pool=pool_heads):
         attention.wv = pooled(attention.wv, attention.head_dim, groups, pool)
     model.config = replace(model.config, n_kv_head=groups)
     return model
+
+
+def folded(q, k, v, *, positions, cache=None, mask=None):
+    """attend; of a single token with a counting cache, the query heads of a group are rows of one product.
+
+    All of them look at the same keys, and a single token looks at all that are filled: there is no mask.
+    """
+    if cache is None or mask is not None or positions.dim() > 1 or q.size(2) > 1:
+        return attend(q, k, v, positions=positions, cache=cache, mask=mask)
+    k, v = cache.update(k, v, positions)  # (B, K, S, D)
+    rows = q.unflatten(1, (k.size(1), -1)).squeeze(3)  # (B, K, H / K, D)
+    return F.scaled_dot_product_attention(rows, k, v).flatten(1, 2).unsqueeze(2)  # (B, H, 1, D)

@@ -7,10 +7,10 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from common import hub
 from common.errors import UserError
-from common.model import GPT
-from common.testing import close, tiny
+from common.model import GPT, set_attend
+from common.testing import check_attend, close, tiny
 from phase03_core_inference.project08_kv_cache._theory import cost_of, published
-from phase03_core_inference.project08_kv_cache.gqa import cache_bytes, first_of, pool_heads, regroup
+from phase03_core_inference.project08_kv_cache.gqa import cache_bytes, first_of, folded, pool_heads, regroup
 from phase03_core_inference.project08_kv_cache.kv_cache import (
     KVCache,
     StaticCache,
@@ -180,6 +180,23 @@ def test_another_way_to_pool():
     many = model(n_kv_head=4)
     want = many.blocks[0].attn.wk.weight.detach().unflatten(0, (2, 2, 8))[:, 0].flatten(0, 1).clone()
     assert torch.equal(regroup(many, 2, first_of).blocks[0].attn.wk.weight, want)
+
+
+def test_folded_heads_keep_the_contract(monkeypatch):
+    """The core's attend to the last digits; and a single token's heads really are rows of one product."""
+    check_attend(folded)
+    shapes, product = [], torch.nn.functional.scaled_dot_product_attention
+
+    def spy(q, k, v, **options):
+        shapes.append(tuple(q.shape))
+        return product(q, k, v, **options)
+
+    monkeypatch.setattr(torch.nn.functional, "scaled_dot_product_attention", spy)
+    few = set_attend(model(n_kv_head=2), folded)
+    tokens = torch.tensor(PROMPTS[:1])
+    got = decode(few, tokens, 2, caches_for(few, KVCache, 1, 16))
+    assert shapes == [(1, 4, 5, 8)] * 2 + [(1, 2, 2, 8)] * 2
+    assert torch.equal(got, recompute(few, tokens, 2))
 
 
 def test_matches_transformers(tmp_path):
