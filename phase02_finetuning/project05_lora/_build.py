@@ -31,15 +31,14 @@ def examples(tokenizer, table, context):
     return [truncate(encode(row["messages"], tokenizer), context) for row in table]
 
 
-def batches(table, *, size, context, pad_id, seed, device):
-    """batch_at(step) -> Batch of `size` examples, packed; every epoch in an order of its own."""
+def batches(table, join, *, size, seed):
+    """batch_at(step) -> join(`size` examples), a pure function of step; every epoch in another order."""
     per_epoch = -(-len(table) // size)
 
     def batch_at(step):
         epoch, place = divmod(step, per_epoch)
         order = random.Random(f"{seed} {epoch}").sample(range(len(table)), len(table))
-        part = [table[i] for i in order[place * size : (place + 1) * size]]
-        return pack(part, context, pad_id).to(device)
+        return join([table[i] for i in order[place * size : (place + 1) * size]])
 
     return batch_at
 

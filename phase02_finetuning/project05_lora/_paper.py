@@ -234,15 +234,15 @@ def main(config, run):
              for row in _build.rows("train", config.rows, config.seed)]  # fmt: skip
     size, pad_id = config.batch_size // config.accumulate, tokenizer.pad_id or 0
 
-    def batch_at(i):
-        first = i * size % max(1, len(table) - size + 1)
-        return pad(table[first : first + size], pad_id).to(run.device)
+    def join(part):
+        return pad(part, pad_id).to(run.device)
 
     seed_all(config.seed)
     objective = Theirs(model)
     objective.train()
-    history = train(objective, batch_at, config.train_config(run.device), folder=run.folder, say=run.say,
-                    resume=run.resumed, optimizer=_build.OPTIMIZERS[config.optimizer])  # fmt: skip
+    history = train(objective, _build.batches(table, join, size=size, seed=config.seed),
+                    config.train_config(run.device), folder=run.folder, say=run.say, resume=run.resumed,
+                    optimizer=_build.OPTIMIZERS[config.optimizer])  # fmt: skip
     last = history.train[-1]
     model.save_pretrained(run.folder / "adapter")
     run.say(f"adapter: {run.folder / 'adapter'}; peft.PeftModel.from_pretrained puts it on {name}")

@@ -10,7 +10,7 @@ from torch import nn
 from common import plots
 from common.device import dtype_for, seed_all
 from common.recipe import TrainConfig, adamw, learning_rate
-from phase02_finetuning.project04_sft.sft import AnswerLoss
+from phase02_finetuning.project04_sft.sft import AnswerLoss, pack
 
 from . import _build, _memory, lora
 
@@ -35,6 +35,10 @@ class Lab:
         found = _build.answer_loss(model, self.held, self.context, pad, self.run.device)
         return found if math.isfinite(found) else math.inf
 
+    def join(self, part):
+        """Examples in one packed batch, on the device."""
+        return pack(part, self.context, self.tokenizer.pad_id).to(self.run.device)
+
     def fit(self, dress, rate, seed=0):
         """(model, losses): a copy of the base, dressed, after a short training."""
         seed_all(seed)
@@ -42,8 +46,7 @@ class Lab:
         objective, steps, device = AnswerLoss(model), self.config.steps, self.run.device
         settings = TrainConfig(steps=steps, learning_rate=rate, min_learning_rate=rate / 20, beta2=0.95,
                                warmup=steps // 20, weight_decay=0.0)  # fmt: skip
-        batch_at = _build.batches(self.learn, size=self.config.batch_size, context=self.context, seed=seed,
-                                  pad_id=self.tokenizer.pad_id, device=device)  # fmt: skip
+        batch_at = _build.batches(self.learn, self.join, size=self.config.batch_size, seed=seed)
         optimizer, losses = adamw(objective, settings), []
         for step in range(steps):
             with torch.autocast(device.type, torch.bfloat16, enabled=dtype_for(device) == torch.bfloat16):

@@ -27,7 +27,7 @@ TINY = {"n_layer": 1, "d_model": 64, "n_head": 4, "n_kv_head": 2, "d_ff": 128, "
 RANKS = {"124m": 16, "small": 3}
 MEMORY = {"lora": 0.7, "qlora": 0.65, "recomputed": 0.45}  # of training every weight
 STEPS = (
-    ("full", "every weight", 1.25, "A LoRA step at {} takes at most 1 / 1.25 of a step of every weight"),
+    ("full", "every weight", 1.25, "At {} a LoRA step is at least 1.25 times as fast as one of every weight"),
     ("peft", "peft", 1.15, "At {} our LoRA step is at least 1.15 times as fast as peft's on the same model"),
     ("transformers", "peft, transformers", 1.15,
      "At {} it is at least 1.15 times as fast as peft on transformers' Llama"),

@@ -4,6 +4,7 @@ The default reads TinyTown's instructions with the base model of project 3. The 
 Qwen of any size through transformers, bitsandbytes and peft, and says first what memory that will need.
 """
 
+import shutil
 import sys
 from dataclasses import asdict, dataclass
 from typing import Literal
@@ -18,7 +19,7 @@ from common.cli.script import script
 from common.device import dtype_for, peak_memory, reset_peak, seed_all
 from common.errors import demand
 from common.training import TrainConfig, train
-from phase02_finetuning.project04_sft.sft import AnswerLoss
+from phase02_finetuning.project04_sft.sft import AnswerLoss, pack
 
 from . import _build, _paper, adapter, lora
 
@@ -62,6 +63,8 @@ class Config:
     """Compute activations again in the backward pass instead of keeping them."""
     precision: Literal["auto", "fp32", "bf16"] = "auto"
     """bf16 multiplies in bfloat16 under autocast; auto does so where the machine has units for it."""
+    frozen: Literal["float32", "bfloat16"] = "float32"
+    """What the frozen weights are kept in during training; the merged model is as the base was."""
     libraries: bool = False
     """Go through transformers, bitsandbytes and peft: any Llama- or Qwen-shaped model, in 4 bits."""
     accumulate: int = 1
@@ -83,6 +86,8 @@ class Config:
         demand(self.judged >= 0, f"judged is {self.judged}: it must be at least 0")
         demand(self.context >= 8, f"context is {self.context}: it must be at least 8")
         demand(self.epochs > 0, f"epochs is {self.epochs}: it must be above 0")
+        moves = self.method == "full" and self.frozen != "float32"
+        demand(not moves, "every weight is trained, and small steps are lost in bfloat16: --frozen float32")
         demand(not self.libraries or self.method == "qlora", "--libraries loads in 4 bits: --method qlora")
         whole = self.batch_size % self.accumulate == 0
         demand(whole, f"batch_size {self.batch_size} cannot be cut into {self.accumulate} micro-batches")
@@ -106,7 +111,7 @@ PRESETS = {
     "smoke": Config(rows=48, epochs=1, batch_size=8, context=64, evals=2, judged=1, save=False),
     "cpu": Config(),
     "gpu": Config(rank=16, alpha=32, rows=200_000, batch_size=256, context=512, judged=100,
-                  learning_rate=1e-3),
+                  learning_rate=1e-3, frozen="bfloat16"),
     "paper": Config(model="Qwen/Qwen3-8B", method="qlora", libraries=True, rank=16, alpha=32, dropout=0.05,
                     rows=10_000, epochs=1, batch_size=16, accumulate=16, context=512, learning_rate=2e-4,
                     optimizer="paged", checkpointing=True, precision="bf16", judged=0, save=False),
@@ -120,8 +125,11 @@ def fit(model, tokenizer, config, run):
         _build.examples(tokenizer, _build.rows(split, n, config.seed), context)
         for split, n in (("train", config.rows), ("held-out", min(HELD_OUT, config.rows)))
     )
-    batch_at = _build.batches(learn, size=config.batch_size // config.accumulate, context=context,
-                              pad_id=pad_id, seed=config.seed, device=run.device)  # fmt: skip
+
+    def join(part):
+        return pack(part, context, pad_id).to(run.device)
+
+    batch_at = _build.batches(learn, join, size=config.batch_size // config.accumulate, seed=config.seed)
     seed_all(config.seed)
     _build.dress(model, config)
     trained, every = _build.count(model)
@@ -133,20 +141,41 @@ def fit(model, tokenizer, config, run):
                  evaluate=lambda: {"val_loss": _build.answer_loss(model, held, context, pad_id, run.device)})
 
 
+def plain(model, base, config, run):
+    """The tuned model without adapters, which may be saved; the adapter goes into a folder of its own.
+
+    Adapters go onto the base as it lies on the disk. Over 4-bit matrices they were trained beside what the
+    codes stand for, and that is what they are merged with.
+    """
+    if config.method == "full":
+        return _build.undress(model)
+    adapter.save(model, run.folder / "adapter", str(base))
+    megabytes = (run.folder / "adapter" / adapter.WEIGHTS).stat().st_size / 1e6
+    run.say(f"adapter, {megabytes:.2f} MB: {run.folder / 'adapter'}")
+    if config.method == "qlora":
+        return _build.undress(model).float()
+    return lora.merge(adapter.load(hub.load(base, device=run.device), run.folder / "adapter"))
+
+
 def save(model, tokenizer, config, metrics, base, run):
-    """The adapter as a folder, and the merged model as another; then both as models/lora if asked."""
+    """The merged model, into the run's folder and if asked as models/lora, with the adapter in it."""
     card = {"made_by": "project05_lora", "command": " ".join(sys.argv), "config": asdict(config),
             "base": str(base), "metrics": metrics}  # fmt: skip
-    places = [run.folder / "model", *([models() / "lora"] if config.save else [])]
-    if config.method != "full":
-        for folder in [run.folder / "adapter", *(place / "adapter" for place in places[1:])]:
-            adapter.save(model, folder, str(base))
-            megabytes = (folder / adapter.WEIGHTS).stat().st_size / 1e6
-            run.say(f"adapter, {megabytes:.2f} MB: {folder}")
-    _build.undress(model)
-    for folder in places:
+    for folder in [run.folder / "model", *([models() / "lora"] if config.save else [])]:
         hub.save(model, folder, tokenizer=tokenizer, card=card)
         run.say(f"merged model: {folder}")
+    if config.save and config.method != "full":
+        shutil.copytree(run.folder / "adapter", models() / "lora" / "adapter", dirs_exist_ok=True)
+
+
+def judge(model, tokenizer, config, before, run):
+    """The scores on held-out rows, beside those from before; nothing where none are asked for."""
+    if not config.judged:
+        return {}
+    after = _build.score(model, tokenizer, config.judged)
+    for name in after:
+        run.say(f"{name:12} {before[name]:8.0%} before {after[name]:8.0%} after")
+    return after | {"base: score": before["score"]}
 
 
 def main(config, run):
@@ -155,24 +184,23 @@ def main(config, run):
     folder = chain.find("base", config.model, say=run.say)
     tokenizer, model = tokenizers.load(folder), hub.load(folder, device=run.device)
     before = _build.score(model, tokenizer, config.judged) if config.judged else {}
+    model.to(getattr(torch, config.frozen))
     reset_peak(run.device)
     history = fit(model, tokenizer, config, run)
     trained, every = _build.count(model)
+    last = history.train[-1]
     metrics = {"val_loss": history.evals[-1]["val_loss"], "trained": trained, "share": trained / every,
-               "peak_memory_bytes": peak_memory(run.device), "seconds": history.train[-1]["seconds"],
-               "tokens_per_s": history.train[-1]["tokens"] / history.train[-1]["seconds"]}  # fmt: skip
-    run.say("{val_loss:.4f} nats a token of unseen answers; {tokens_per_s:,.0f} tokens/s, ".format(**metrics)
-            + f"{metrics['peak_memory_bytes'] / 1e9:.2f} GB at most")  # fmt: skip
-    if config.judged:
-        after = _build.score(model, tokenizer, config.judged)
-        for name in after:
-            run.say(f"{name:12} {before[name]:8.0%} before {after[name]:8.0%} after")
-        metrics |= after | {"base: score": before["score"]}
+               "peak_memory_bytes": peak_memory(run.device), "seconds": last["seconds"],
+               "tokens_per_s": last["tokens"] / last["seconds"]}  # fmt: skip
+    run.say("{val_loss:.4f} nats a token of unseen answers; {tokens_per_s:,.0f} tokens/s".format(**metrics))
+    run.say(f"{metrics['peak_memory_bytes'] / 1e9:.2f} GB at most")
+    tuned = plain(model, folder, config, run)
+    metrics |= judge(tuned, tokenizer, config, before, run)
     title = f"{config.method}, rank {config.rank}" if config.method != "full" else "every weight"
     curve = plots.loss_curve(history.series("loss"), history.series("val_loss"), title=title,
                              unit="nats per token")  # fmt: skip
     run.say(f"curve: {plots.save(curve, run.folder / 'loss.png')}")
-    save(model, tokenizer, config, metrics, folder, run)
+    save(tuned, tokenizer, config, metrics, folder, run)
     run.finish(metrics, corpus="tinytown")
     return None
 

@@ -25,7 +25,7 @@ from common.model import GPT
 from common.proofs import prove
 from common.testing import close, tiny
 from common.trial import refused, run
-from phase02_finetuning.project04_sft.sft import AnswerLoss
+from phase02_finetuning.project04_sft.sft import AnswerLoss, pack
 from phase02_finetuning.project05_lora import (
     _build,
     _memory,
@@ -70,6 +70,8 @@ def test_smoke(home, base, capsys):
 
 @pytest.mark.parametrize("extra", [
     ("--method", "qlora", "--checkpointing", "--accumulate", 2),
+    ("--method", "qlora", "--frozen", "bfloat16"),
+    ("--frozen", "bfloat16", "--precision", "fp32"),
     ("--method", "full"),
     ("--dora", "--rslora", "--targets", "wq", "head", "--dropout", 0.1),
 ], ids=lambda extra: " ".join(map(str, extra)))  # fmt: skip
@@ -77,7 +79,8 @@ def test_smoke_of_every_method(extra, home, base, capsys):
     """4 bits, whole, DoRA with an adapter on the head: each ends in a model folder that loads plainly."""
     run(train, "smoke", "--model", base, *TINY, *extra)
     folder = home / "runs" / "project05_lora" / "smoke"
-    assert hub.load(folder / "model").surgery == []
+    model = hub.load(folder / "model")
+    assert model.surgery == [] and {p.dtype for p in model.parameters()} == {torch.float32}
     assert (folder / "adapter").is_dir() == ("full" not in extra)
 
 
@@ -108,26 +111,52 @@ def test_is_on(method, part, home, base, monkeypatch):
         run(train, "smoke", "--model", base, *TINY, "--method", method)
 
 
+def test_killed_and_resumed(home, base):
+    """A QLoRA run that dies after a checkpoint goes on to the weights of the unbroken run, bit for bit."""
+    config = replace(train.PRESETS["smoke"], method="qlora", rows=32, batch_size=8, rank=2, evals=4,
+                     precision="fp32")  # fmt: skip
+    tokenizer = tokenizers.load(base)
+
+    class Killed(Exception):
+        pass
+
+    def die(line):
+        if line.startswith("step 3"):  # after the checkpoint of step 2, before that of step 3
+            raise Killed
+
+    def run_of(name, say=lambda line: None, resumed=False):
+        model = hub.load(base)
+        fake = SimpleNamespace(folder=home / name, device=torch.device("cpu"), say=say, resumed=resumed)
+        train.fit(model, tokenizer, config, fake)
+        return model.state_dict()
+
+    whole = run_of("whole")
+    with pytest.raises(Killed):
+        run_of("broken", die)
+    assert read(home / "broken" / "last.safetensors")["step"] == 2
+    resumed = run_of("broken", resumed=True)
+    assert whole.keys() == resumed.keys() and all(torch.equal(whole[k], resumed[k]) for k in whole)
+
+
 # ---- its parts ----
 
 
 def test_batches_are_a_pure_function_of_the_step():
     """Every example once an epoch, each epoch in another order, the same for the same step."""
-    table = [SimpleNamespace(tokens=[i, i, i], counted=[False, True, True]) for i in range(10)]
-    make = {"size": 4, "context": 8, "pad_id": 99, "seed": 1, "device": "cpu"}
-    batch_at = _build.batches(table, **make)
-    seen = [sorted(set(batch_at(i).tokens.flatten().tolist()) - {99}) for i in range(6)]
+    table = list(range(10))
+    batch_at = _build.batches(table, list, size=4, seed=1)
+    seen = [batch_at(i) for i in range(6)]
     for epoch in (seen[:3], seen[3:]):
         assert sorted(i for part in epoch for i in part) == list(range(10))
     assert seen[:3] != seen[3:]
-    assert torch.equal(_build.batches(table, **make)(4).tokens, batch_at(4).tokens)
+    assert _build.batches(table, list, size=4, seed=1)(4) == seen[4]
+    assert _build.batches(table, list, size=4, seed=2)(4) != seen[4]
 
 
 def test_recomputed_blocks_change_nothing_but_memory(base):
     """With checkpointing the gradients are the same, the blocks run twice, and they are plain again after."""
     config = replace(train.PRESETS["smoke"], rank=2)
-    batch = _build.batches(_build.examples(tokenizers.load(base), _build.rows("train", 4), 48), size=4,
-                           context=48, pad_id=259, seed=0, device="cpu")(0)  # fmt: skip
+    batch = pack(_build.examples(tokenizers.load(base), _build.rows("train", 4), 48), 48, 259)
     found = []
     for checkpointing in (False, True):
         torch.manual_seed(0)
@@ -264,6 +293,7 @@ def test_theirs_is_the_loss_over_all_logits(llama):
     (("--targets", "embed"), "targets"),
     (("--batch_size", 8, "--accumulate", 3), "cannot be cut into 3"),
     (("--libraries",), "4 bits"),
+    (("--method", "full", "--frozen", "bfloat16"), "lost in bfloat16"),
     (("--model", "nowhere/at all"), "there is no folder"),
     (("--rank", 17), "rank 17 for a matrix of rank"),
 ], ids=lambda x: " ".join(map(str, x)) if isinstance(x, tuple) else "")  # fmt: skip
