@@ -7,9 +7,10 @@ import torch
 
 from common.errors import demand
 from data.synthetic import split_of
+from data.tinytown import TinyTown
 
 from . import rows as sources
-from .sft import Batch, Example, encode, pack, pad, plain, truncate
+from .sft import Batch, Example, encode, end_of_text, pack, pad, plain, truncate
 
 ENCODERS = {"instruction": encode, "plain": plain}
 HELD_OUT = 0.05  # of rows from outside
@@ -43,6 +44,8 @@ def load(config, tokenizer, context: int, say) -> Data:
         demand(kept and held, few)
     train, cut = examples(kept, tokenizer, config.mode, context)
     valid, _ = examples(held, tokenizer, config.mode, context)
+    tokens = sum(len(example.tokens) for example in train)
+    train += pages(tokenizer, int(config.pages * tokens), context)
     return Data(train, valid, kept, held, len(bad), cut)
 
 
@@ -50,6 +53,16 @@ def examples(rows: list[dict], tokenizer, mode: str, context: int) -> tuple[list
     """(rows as examples, how many of them had to be cut)"""
     whole = [ENCODERS[mode](row["messages"], tokenizer) for row in rows]
     return [truncate(each, context) for each in whole], sum(len(each.tokens) > context for each in whole)
+
+
+def pages(tokenizer, tokens: int, context: int) -> list[Example]:
+    """Pages of the town, about so many tokens, as examples in which everything counts."""
+    found, total, stream = [], 0, TinyTown().pages()
+    while total < tokens:
+        ids = [*tokenizer.encode(next(stream)), end_of_text(tokenizer)][:context]
+        found.append(Example(ids, [True] * len(ids)))
+        total += len(ids)
+    return found
 
 
 def batch_of(chosen: list[Example], context: int, pad_id: int, packing: bool) -> Batch:

@@ -68,11 +68,4 @@ class Lab:
 
     def pages(self, tokens: int) -> list[Example]:
         """Running text as examples in which everything counts: what the base was trained on."""
-        found, total = [], 0
-        for page in TinyTown().pages(seed=0):
-            ids = [*self.tokenizer.encode(page), self.tokenizer.special["<|endoftext|>"]][: self.context]
-            if total >= tokens:
-                break
-            found.append(Example(ids, [True] * len(ids)))
-            total += len(ids)
-        return found
+        return _data.pages(self.tokenizer, tokens, self.context)

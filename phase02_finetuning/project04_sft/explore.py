@@ -34,7 +34,7 @@ class Config:
     """How often it reads them."""
     batch_size: int = 32
     """Examples in an update."""
-    learning_rate: float = 1e-3
+    learning_rate: float = 5e-4
     """The usual rate of the part on forgetting."""
     judged: int = 20
     """Held-out rows of each of seven families."""

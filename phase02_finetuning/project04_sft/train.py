@@ -38,6 +38,8 @@ class Config:
     """Rows to learn from at most; 0: all there are (TinyTown never ends)."""
     families: str = ""
     """Families of TinyTown to learn from, with commas between; empty: all."""
+    pages: float = 0.0
+    """Pages of the town mixed in, in tokens for each token of the rows, so that less is forgotten."""
     epochs: float = 2.0
     """How often each row is read."""
     batch_size: int = 48
@@ -46,7 +48,7 @@ class Config:
     """Tokens in a row of a batch at most; a longer conversation loses the oldest part of its prompt."""
     packing: bool = True
     """Several examples in a row, behind a mask; otherwise one, padded."""
-    learning_rate: float = 1e-3
+    learning_rate: float = 5e-4
     """Highest size of an update; it warms up over a twentieth of the run and falls to a twentieth of
     itself."""
     weight_decay: float = 0.05
@@ -72,6 +74,7 @@ class Config:
         for name in ("rows", "judged", "text"):
             demand(getattr(self, name) >= 0, f"{name} is {getattr(self, name)}: it must be at least 0")
         demand(self.context >= 8, f"context is {self.context}: it must be at least 8")
+        demand(0 <= self.pages < 100, f"pages is {self.pages}: 0 for none, 0.25 for a fifth of all tokens")
         demand(self.epochs > 0, f"epochs is {self.epochs}: it must be above 0")
         if self.mode == "plain" and self.save:
             raise UserError("a model of --mode plain cannot chat: add --no-save, so that models/sft stays")
@@ -144,7 +147,7 @@ def main(config, run):
     share = sum(sum(example.counted) for example in data.train) / sum(sizes)
     filled = _data.filling(data.train, config)
     for line in (
-        f"{config.data}: {len(data.train):,} rows to learn from, {len(data.valid):,} held out",
+        f"{config.data}: {len(data.rows):,} rows to learn from, {len(data.valid):,} held out",
         f"{data.bad} malformed and left out, {data.cut} longer than {context} tokens and cut",
         f"{sum(sizes):,} tokens, {share:.0%} of which count; padded, {filled:.0%} of a batch would be text",
     ):
@@ -160,7 +163,7 @@ def main(config, run):
     metrics = {**after, **{f"base: {name}": value for name, value in before.items()}}
     metrics |= {"seconds": history.train[-1]["seconds"], "tokens": sum(sizes) * config.epochs}
     card = {"made_by": "project04_sft", "command": " ".join(sys.argv), "config": asdict(config),
-            "base": str(folder), "rows": len(data.train), "metrics": metrics}  # fmt: skip
+            "base": str(folder), "rows": len(data.rows), "metrics": metrics}  # fmt: skip
     for place in [run.folder / "model", *([models() / "sft"] if config.save else [])]:
         hub.save(model, place, tokenizer=tokenizer, card=card)
         run.say(f"saved: {place}")

@@ -208,7 +208,10 @@ def test_rows_of_ones_own(small, home, capsys):
     assert "cannot chat" in refused(capsys, train, "smoke", "--mode", "plain", "--save")
 
 
-@pytest.mark.parametrize("wrong", [{"epochs": 0}, {"batch_size": 0}, {"context": 2}, {"rows": -1}])
+WRONG = [{"epochs": 0}, {"batch_size": 0}, {"context": 2}, {"rows": -1}, {"pages": -1.0}]
+
+
+@pytest.mark.parametrize("wrong", WRONG)
 def test_settings_are_checked(wrong):
     with pytest.raises(UserError, match=next(iter(wrong))):
         train.Config(**wrong)
@@ -222,6 +225,17 @@ def test_plain_text_counts_every_token(small):
     assert all(all(example.counted) for example in data.train)
     assert not any(tokenizer.special["<|im_start|>"] in example.tokens for example in data.train)
     assert ((batch.targets == IGNORE) == (batch.tokens == tokenizer.pad_id)).all()
+
+
+def test_pages_are_mixed_in(small):
+    """A quarter as many tokens of running text as of rows, every one of them counted; shuffled in."""
+    tokenizer = tokenizers.load(small)
+    bare, mixed = (_data.load(config(pages=pages), tokenizer, 120, print) for pages in (0, 0.25))
+    added = mixed.train[len(bare.train) :]
+    assert mixed.train[: len(bare.train)] == bare.train and len(mixed.rows) == len(bare.train) == 40
+    assert all(all(example.counted) for example in added)
+    tokens = [sum(len(example.tokens) for example in part) for part in (bare.train, added)]
+    assert tokens[0] // 4 <= tokens[1] <= tokens[0] // 4 + 120
 
 
 def test_guessing_is_counted_by_hand():
