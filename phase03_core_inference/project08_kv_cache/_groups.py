@@ -52,13 +52,13 @@ def conversions(lab, model, ids, held_out, seed=0) -> dict[str, float]:
     """Nats a token: of the model, of its conversions at once, and after a tenth of the steps more."""
     steps, found = max(1, lab.config.steps // 10), {"all heads": loss(model, held_out, CONTEXT)}
     more = batches(ids, CONTEXT, seed=1 + seed)
-    again = fit(copy.deepcopy(model), more, steps, 1e-3)
+    again = fit(copy.deepcopy(model), more, steps, 2e-3)
     found["all heads, trained on"] = loss(again, held_out, CONTEXT)
     for groups in divisors(HEADS)[:-1]:
         for name, pool in (("mean", pool_heads), ("first", first_of)):
             converted = regroup(copy.deepcopy(model), groups, pool)
             found[f"{groups} by {name}"] = loss(converted, held_out, CONTEXT)
-            converted = fit(converted, more, steps, 1e-3)
+            converted = fit(converted, more, steps, 2e-3)
             found[f"{groups} by {name}, re-trained"] = loss(converted, held_out, CONTEXT)
     return found
 
@@ -77,9 +77,10 @@ def groups(lab) -> dict:
     for name, value in losses.items():
         lab.say(f"  {name:24} {value:.3f} nats a token")
     fig, ((left, right),) = plots.figure(1, 2, width=11.0, height=4.4)
-    left.plot(counts, [1e3 * times[g] for g in counts], "o-", label="ms a step")
-    left.plot(counts, [memory[g] / 1e6 / 10 for g in counts], "s:", label="cache, 10 MB")
+    left.plot(counts, [times[g] / times[counts[-1]] for g in counts], "o-", label="time of a step")
+    left.plot(counts, [memory[g] / memory[counts[-1]] for g in counts], "s:", label="memory of the cache")
     left.set(title=f"{rows} rows of {length} tokens", xlabel="key and value heads", xscale="log")
+    left.set(ylabel="share of what all heads take")
     left.set_xticks(counts, counts)
     left.set_ylim(bottom=0)
     places = divisors(HEADS)[:-1]
@@ -91,6 +92,8 @@ def groups(lab) -> dict:
     right.set(title="Conversion of a trained model", xlabel="key and value heads", xscale="log")
     right.set(ylabel="nats a token, held out")
     right.set_xticks(places, places)
+    left.minorticks_off()
+    right.minorticks_off()
     plots.legend(left)
     plots.legend(right)
     lab.save(fig, "groups.png")
