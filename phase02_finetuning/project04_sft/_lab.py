@@ -40,8 +40,8 @@ class Lab:
 
     def tuned(self, examples: list[Example], evaluate=None, **changes):
         """(a copy of the base tuned on these examples, the evaluations on the way)."""
-        settings = {"rows": len(examples), "epochs": self.config.epochs, "evals": 4, "save": False, "text": 0}
-        config = trainer.Config(**{**settings, "batch_size": self.config.batch_size, **changes})
+        usual = {name: getattr(self.config, name) for name in ("epochs", "batch_size", "learning_rate")}
+        config = trainer.Config(**{**usual, "evals": 4, "save": False, **changes})
         model = copy.deepcopy(self.base)
         batch_at = _data.batches(examples, config, self.context, self.tokenizer.pad_id, self.run.device)
         seed_all(config.seed)

@@ -35,7 +35,7 @@ class Config:
     batch_size: int = 32
     """Examples in an update."""
     learning_rate: float = 5e-4
-    """The usual rate of the part on forgetting."""
+    """Highest size of an update."""
     judged: int = 20
     """Held-out rows of each of seven families."""
     text: int = 8_000

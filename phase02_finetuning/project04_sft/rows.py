@@ -198,6 +198,8 @@ def read(place: str, most: int = 0, *, on_bad: str = "skip", say: Callable[[str]
         return Read(list(islice(TinyTown().instructions(**town), most)), [])
     corpus = next((c for c in corpora.CORPORA if c.is_rows and place in (c.name, *c.aliases)), None)
     path = corpora.path(corpus.name, say=say) if corpus and not Path(place).exists() else Path(place)
+    missing = path.suffix.lower() in SUFFIXES and not path.exists()
+    demand(not missing, f"there is no file {path}: check the path")
     rows, bad = sift(in_files(path) if path.exists() else from_hub(place, most))
     for place_of, why in bad[: SHOWN if on_bad == "skip" else 1]:
         demand(on_bad == "skip", f"{place_of}: {why}; mend it, or leave such rows out by --on-bad skip")

@@ -125,6 +125,12 @@ def test_published_sets_are_read_by_name(monkeypatch):
         rows.read("someone/some-set")
 
 
+def test_a_file_that_is_not_there_is_no_set_of_the_hub(tmp_path, monkeypatch):
+    monkeypatch.setitem(sys.modules, "datasets", None)  # asking there would say something else
+    with pytest.raises(UserError, match=r"there is no file .*rows\.jsonl"):
+        rows.read(str(tmp_path / "rows.jsonl"))
+
+
 def test_tinytown_never_ends():
     assert len(rows.read(rows.TOWN, 30).rows) == 30
     chosen = rows.read(rows.TOWN, 6, families=["json", "who"]).rows
