@@ -142,12 +142,12 @@ def roofline(lab):
     roof = [min(top.fp32, top.read * i) / 1e9 for i in x]
     ax.plot(x, roof, color=plots.QUIET, label="the roof of this machine")
     found = {}
-    for T in lab.lengths()[-3:]:
+    for i, T in enumerate(lab.lengths()[-3:]):
         sides = sides_of(*inputs(1, H, H, T, D, device=lab.device))
         for name, (flops, moved) in traffic(T, H, D, tiled.TILE).items():
             rate = flops / profiling.shortest(sides[name], lab.device, 0.2)
             ax.plot(flops / moved, rate / 1e9, "o", color=COLOURS[name], markersize=8)
-            where = {"xytext": (8, -4), "textcoords": "offset points", "size": 10}
+            where = {"xytext": (8, 12 * i - 16), "textcoords": "offset points", "size": 10}
             ax.annotate(f"{T:,}", (flops / moved, rate / 1e9), **where)
             found |= {f"{name}, {T}: FLOPs per byte": flops / moved, f"{name}, {T}: GFLOP/s": rate / 1e9}
             lab.say(f"  {name}, {T:,} tokens: {flops / moved:.1f} FLOPs a byte, {rate / 1e9:.1f} GFLOP/s")
