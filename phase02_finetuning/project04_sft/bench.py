@@ -120,7 +120,7 @@ def bench_packing(b, tokenizer, shape):
     eta = real / padded.tokens.numel()
     sides = {"padded": update(model_of(b, shape), answers, padded, bf16),
              "packed": update(model_of(b, shape), answers, packed, bf16)}  # fmt: skip
-    run = b.compare(sides, check=0.02, memory=False, budget=b.pick(smoke=0.5, quick=12, full=150))
+    run = b.compare(sides, check=0.02, memory=False, budget=b.pick(smoke=0.5, quick=12, full=240))
     filled = real / packed.tokens.numel()
     sentence = f"At the {shape} shape a packed update is at least 0.9/η times as fast as a padded one"
     b.claim(f"packing-{short(shape)}", sentence, goal=(">=", round(0.9 / eta, 3)), **SPEED,
