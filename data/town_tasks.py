@@ -75,7 +75,7 @@ def question(desk: Desk, person: Person, relation: str, form: str) -> Row:
     reply = full(person, relation)
     if form == "cloze":
         prompt = knowledge.opening(person, relation)
-        completion = reply.removeprefix(prompt)
+        completion = reply.removeprefix(prompt).removesuffix(".")  # the sentence may go on
     else:
         prompt = desk.question(person, relation)
         completion = f" {capital(SHORT[relation].format_map({'a': person}))}."

@@ -47,6 +47,10 @@ def recompute(model: GPT) -> GPT:
 
 # ---- the optimisers ----
 
+# Names are rare, and a row of the table moves only when its token occurs: at Muon's own rate all names stay
+# nearly alike for most of a short run, and nothing can be known of one that is not known of all.
+EMBEDDING = 2.0
+
 
 def adamw(objective: nn.Module, config: TrainConfig):
     """Our AdamW, all parameters at once; matrices decay."""
@@ -67,15 +71,15 @@ def ademamix(objective: nn.Module, config: TrainConfig):
     return AdEMAMix(groups, lr=config.learning_rate, betas=betas, warmup=config.steps)
 
 
-def muon(objective: nn.Module, config: TrainConfig):
-    """Muon for the matrices of the blocks, AdamW for the embedding and the norms, at one learning rate."""
+def muon(objective: nn.Module, config: TrainConfig, embedding: float = EMBEDDING):
+    """Muon for the matrices of the blocks, AdamW for the table and the norms, `embedding` times as fast."""
     groups = parameter_groups(objective, config.weight_decay)
     inside = {p for name, p in objective.named_parameters() if ".blocks." in name and p.dim() == 2}
     rest = [{**group, "params": [p for p in group["params"] if p not in inside]} for group in groups]
     matrices = [p for group in groups for p in group["params"] if p in inside]
     return [
         Muon(matrices, lr=config.learning_rate, weight_decay=config.weight_decay, match_adamw=True),
-        ForeachAdamW(rest, lr=config.learning_rate, betas=(config.beta1, config.beta2)),
+        ForeachAdamW(rest, lr=embedding * config.learning_rate, betas=(config.beta1, config.beta2)),
     ]
 
 

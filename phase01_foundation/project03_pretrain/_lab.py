@@ -91,9 +91,11 @@ class Lab:
         return model, fit(objective(model), self.batches(ids, seed), self.settings(**changes), make)
 
 
-def fit(objective: nn.Module, batch_at: Callable, config: TrainConfig, make=adamw) -> list[float]:
-    """The loss of every update. A run that breaks is not stopped by an error: it ends with its last loss,
-    NaN."""
+def fit(objective: nn.Module, batch_at: Callable, config: TrainConfig, make=adamw,
+        watch: Callable[[int], object] = lambda step: None) -> list[float]:  # fmt: skip
+    """The loss of every update, after which watch(step) may look at the model.
+
+    A run that breaks is not stopped by an error: it ends with its last loss, NaN."""
     optimizers, losses = make(objective, config), []
     optimizers = optimizers if isinstance(optimizers, list) else [optimizers]
     for step in range(config.steps):
@@ -105,9 +107,11 @@ def fit(objective: nn.Module, batch_at: Callable, config: TrainConfig, make=adam
         nn.utils.clip_grad_norm_(objective.parameters(), config.clip or math.inf)
         for optimizer in optimizers:
             for group in optimizer.param_groups:
-                group["lr"] = learning_rate(step, config)
+                first = group.setdefault("initial_lr", group["lr"])
+                group["lr"] = first * learning_rate(step, config) / config.learning_rate
             optimizer.step()
             optimizer.zero_grad(set_to_none=True)
+        watch(step)
     return losses
 
 

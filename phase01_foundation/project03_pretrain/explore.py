@@ -11,13 +11,14 @@ from common import plots
 from common.cli.script import script
 from common.errors import UserError
 
-from . import _break, _compare, _texts
+from . import _break, _compare, _knowledge, _texts
 from ._lab import Lab
 
 EXPERIMENTS = {
     "ablations": _break.ablations, "half": _break.half, "padding": _break.padding,
     "objectives": _compare.objectives, "optimizers": _compare.optimizers, "scaling": _compare.scaling,
-    "texts": _texts.texts, "sources": _texts.sources}  # fmt: skip
+    "texts": _texts.texts, "sources": _texts.sources,
+    "knowledge": _knowledge.knowledge}  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -32,6 +33,8 @@ class Config:
     """Updates of each small training."""
     seeds: int = 1
     """Trainings of each optimiser at each rate, from different starts."""
+    knowledge: int = 1_000_000
+    """Tokens of each training of the part knowledge."""
     judged: int = 20_000
     """Held-out tokens to judge on."""
     publish: bool = False
@@ -41,12 +44,12 @@ class Config:
         if strange := set(self.parts) - set(EXPERIMENTS):
             known = ", ".join(EXPERIMENTS)
             raise UserError(f"no part is called {', '.join(sorted(strange))}: there are {known}")
-        if min(self.steps, self.seeds, self.judged) < 1 or self.characters < 50_000:
-            raise UserError("steps, seeds and judged must be at least 1, and characters at least 50,000")
+        if min(self.steps, self.seeds, self.judged, self.knowledge) < 1 or self.characters < 50_000:
+            raise UserError("steps, seeds, knowledge and judged must be at least 1, characters 50,000")
 
 
-PRESETS = {"smoke": Config(characters=60_000, vocab_size=300, steps=3, judged=1000), "cpu": Config(),
-           "gpu": Config(steps=2000, seeds=3)}  # fmt: skip
+PRESETS = {"smoke": Config(characters=60_000, vocab_size=300, steps=3, judged=1000, knowledge=8_000),
+           "cpu": Config(), "gpu": Config(steps=2000, seeds=3)}  # fmt: skip
 
 
 class Published(Lab):

@@ -79,8 +79,13 @@ def complete(model, tokenizer, prompts, max_tokens=16, batch=64):
 
 
 def exact(rows, texts):
-    """The share of rows whose completion is what the model wrote, to the letter."""
-    return sum(text.startswith(row["completion"]) for row, text in zip(rows, texts, strict=True)) / len(rows)
+    """The share of rows whose completion is what the model wrote, to the letter, and no part of a word."""
+    return sum(begins(text, row["completion"]) for row, text in zip(rows, texts, strict=True)) / len(rows)
+
+
+def begins(text, words):
+    """Whether a text begins with these words: "a pig by" does with "a pig", "a pigeon" does not."""
+    return text.startswith(words) and not text[len(words) : len(words) + 1].isalnum()
 
 
 def quiz(model, tokenizer, town, most=400):

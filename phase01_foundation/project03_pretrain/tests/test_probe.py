@@ -97,6 +97,8 @@ class TestProbe:
     def test_exact_means_to_the_letter(self):
         rows = [{"completion": " A pig."}] * 4
         assert probe.exact(rows, [" A pig.", " A pig. And", " A pi", "A pig."]) == 0.5
+        rows = [{"completion": " a pig"}] * 4
+        assert probe.exact(rows, [" a pig", " a pig called Ribbon", " a pigeon", " a pi"]) == 0.5
 
     def test_a_model_that_knows_scores_everything(self, monkeypatch):
         """Given the right continuations, the quiz gives 100 %; given none, 0 %; chance lies between."""

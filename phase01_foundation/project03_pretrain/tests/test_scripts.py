@@ -10,7 +10,7 @@ def test_smoke_of_explore(home, capsys):
     """Every experiment runs, says what it found, and leaves its picture."""
     run(explore, "smoke")
     said, folder = capsys.readouterr().out, home / "runs" / "project03_pretrain" / "explore-smoke"
-    pictures = {"activations", "objectives", "optimizers", "scaling", "texts", "sources"}
+    pictures = {"activations", "objectives", "optimizers", "scaling", "texts", "sources", "knowledge"}
     assert {path.stem for path in folder.glob("*.png")} >= pictures
     for name in explore.EXPERIMENTS:
         assert f"{name}: " in said, f"{name} said nothing"
