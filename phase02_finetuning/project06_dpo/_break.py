@@ -67,9 +67,9 @@ def courtesies(rows, texts, *_):
 def hacking(lab):
     """A reward of 1 for each courtesy: what is heard rises, and what is meant falls."""
     fig, ((gain, kl),) = plots.figure(1, 2, width=10.5, height=3.9)
-    found, samples = {}, {}
+    found, samples, room = {}, {}, {"max_tokens": 2 * lab.config.max_tokens}  # to ramble takes room
     for name, price, colour in (("no price on KL", 0.0, 1), ("KL at 0.5", 0.5, 0)):
-        model, log = lab.reinforce(courtesies, method="grpo", beta=price, learning_rate=4e-4)
+        model, log = lab.reinforce(courtesies, method="grpo", beta=price, learning_rate=4e-4, **room)
         width, look = max(1, len(log) // 12), {"color": plots.COLOURS[colour]}
         gain.plot(smooth([row["score"] for row in log], width), label=f"heard, {name}", **look)
         deserved = smooth([row["reward"] for row in log], width)

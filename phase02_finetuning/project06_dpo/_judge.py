@@ -14,7 +14,7 @@ FAMILIES = ("where", "what", "who", "refusal")  # those that preferences are abo
 def outcome(row: dict, ours: str, theirs: str) -> float:
     """1 if the judge gives ours more, 0 if less, 1/2 if as much."""
     gain = reward(row, ours) - reward(row, theirs)
-    return 0.5 + 0.5 * np.sign(gain)
+    return 0.5 if gain == 0 else float(gain > 0)
 
 
 def win_rate(outcomes: Sequence[float], resamples: int = 4000) -> tuple[float, tuple[float, float]]:

@@ -23,12 +23,12 @@ class Lab:
 
     def __init__(self, config, run):
         self.config, self.run = config, run
-        base = dataclasses.replace(
-            PRESETS["cpu"], model=config.model, pairs=config.pairs, held_out=config.held_out, prompts=8,
-            seed=config.seed, warm=config.warm, max_tokens=config.max_tokens, evals=4)  # fmt: skip
-        self.base = dataclasses.replace(base, prompts=4, group=2) if config.warm < 10 else base
+        alike = ("model", "pairs", "held_out", "seed", "warm", "prompts", "group", "max_tokens")
+        same = {name: getattr(config, name) for name in alike}
+        self.base = dataclasses.replace(PRESETS["cpu"], evals=4, **same)
         self.first = Tuning(self.base, self.inside(run.folder))
-        self.first.warm()
+        if config.warm:
+            self.first.warm()
         self.reference = copy.deepcopy(self.first.model).eval().requires_grad_(False)
         self.rows, self.tokenizer = self.first.found.held_rows, self.first.tokenizer
 

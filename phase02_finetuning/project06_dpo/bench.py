@@ -102,7 +102,7 @@ def bench_step(b):
             b.not_run(name, sentence, goal=(">=", 1.3), headline=name == "step", **SPEED,
                       why="trl is not installed: pip install 'thirty[finetune]'")  # fmt: skip
         return
-    prompt, answer = b.pick(smoke=(8, 4), quick=(128, 128), full=(128, 128))
+    prompt, answer = b.pick(smoke=(8, 4), quick=(32, 32), full=(128, 128))
     n, sizes = b.pick(smoke=2, quick=2, full=2), gpt2_shape(b)
     run, settings = compare_step(b, sizes, n, prompt, answer, b.pick(smoke=0.5, quick=30, full=300))
     for name, rival, known in (("step", "trl", False), ("step-known", "trl, reference known", True)):

@@ -36,6 +36,10 @@ class Config:
     """Updates of each preference tuning."""
     phases: int = 40
     """Phases of each reinforcement, of two updates."""
+    prompts: int = 8
+    """Questions of a phase."""
+    group: int = 4
+    """Answers to each of them."""
     max_tokens: int = 40
     """Tokens of an answer at most."""
     publish: bool = False
@@ -47,12 +51,15 @@ class Config:
         if strange := set(self.parts) - set(EXPERIMENTS):
             known = ", ".join(EXPERIMENTS)
             raise UserError(f"no part is called {', '.join(sorted(strange))}: there are {known}")
-        least = min(self.pairs, self.held_out, self.warm, self.steps, self.phases)
-        demand(least >= 1, "pairs, held_out, warm, steps and phases must be at least 1")
+        least = min(self.pairs, self.held_out, self.steps, self.phases, self.prompts)
+        demand(least >= 1, "pairs, held_out, steps, phases and prompts must be at least 1")
 
 
-PRESETS = {"smoke": Config(pairs=48, held_out=8, warm=2, steps=2, phases=2, max_tokens=8), "cpu": Config(),
-           "gpu": Config(pairs=20_000, held_out=1000, steps=600, phases=200)}  # fmt: skip
+PRESETS = {
+    "smoke": Config(pairs=48, held_out=8, warm=2, steps=2, phases=2, prompts=2, group=2, max_tokens=8),
+    "cpu": Config(),
+    "gpu": Config(pairs=20_000, held_out=1000, steps=600, phases=200, prompts=32, group=8),
+}
 
 
 class Published(Lab):

@@ -6,6 +6,7 @@ won, with its interval, and how often you agree with the programmatic judge.
 
 import json
 import threading
+import time
 import urllib.request
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -100,7 +101,7 @@ class Ballot:
             row, tuned, other = self.items[i]
             line = {"id": i, "question": skill.asked(row)[-1]["content"], "tuned": tuned, "other": other,
                     "tuned_on": "left" if self.tuned_left[i] else "right", "choice": choice, "won": won,
-                    "judge": float(outcome(row, tuned, other))}  # fmt: skip
+                    "judge": outcome(row, tuned, other)}  # fmt: skip
             with self.file.open("a", encoding="utf-8") as out:
                 out.write(json.dumps(line, ensure_ascii=False) + "\n")
             self.won[i] = won
@@ -218,6 +219,7 @@ def main(config, run):
             click(address)
         while not ballot.done.wait(0.2):
             continue
+        time.sleep(0.5)  # the page is still being told the result
     finally:
         run.say(ballot.summary())
         server.shutdown()

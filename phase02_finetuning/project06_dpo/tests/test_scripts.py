@@ -280,6 +280,7 @@ class TestRate:
             ballot.choose(item["id"], "left" if item["left"] == ballot.items[item["id"]][1] else "right")
         agreed = "You and the judge agree on 6 of 6."
         assert ballot.summary() == f"The tuned model wins 100% [100%, 100%] of 6. {agreed}"
+        assert json.dumps(ballot.agreement()) == "[6, 6]", "plain numbers, for result.json"
         again = rate.Ballot(ballot.items, ballot.file, seed=3)
         assert again.won == ballot.won and again.done.is_set()
 
