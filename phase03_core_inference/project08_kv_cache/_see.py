@@ -50,7 +50,8 @@ def theory(lab) -> dict:
 def length(lab) -> dict:
     """Milliseconds for a token, speed-up and memory against the length of the text: measured and bound."""
     model, context = lab.timed, lab.config.context
-    cost, machine = cost_of(model), ceilings(lab.device, seconds=0.3)
+    small = {"size": min(2048, 2 * context), "megabytes": min(256, context // 4 or 1)}  # for a smoke test
+    cost, machine = cost_of(model), ceilings(lab.device, seconds=0.3 if context >= 1024 else 0.02, **small)
     lengths = [int(n) for n in np.unique(np.geomspace(8, context - 1, 8).astype(int))]
     times = {mode: [] for mode in MODES}
     for n in lengths:

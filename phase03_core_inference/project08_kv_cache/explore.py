@@ -60,7 +60,7 @@ class Config:
 
 PRESETS = {
     "smoke": Config(n_layer=2, n_head=4, d_model=32, vocab_size=97, context=64, prompts=(3, 9), each=2, new=6,
-                    characters=20_000, steps=10),
+                    characters=8_000, steps=4),
     "cpu": Config(),
     "gpu": Config(n_layer=12, n_head=12, d_model=768, vocab_size=50257, each=20, steps=2000)}  # fmt: skip
 

@@ -131,14 +131,24 @@ class StaticCache:
         like = torch.empty(0) if like is None else like
         self.k, self.v = (like.new_zeros(B, K, size, D) for _ in "kv")
 
+    def check(self, k, positions):
+        """UserError unless positions (B, T) are those of k (B, K, T, D), and within the slots there are."""
+        B, T, size = k.size(0), k.size(2), self.k.size(2)
+        demand(positions.shape == (B, T), f"a static cache takes positions ({B}, {T}): where each row stands")
+        demand(k.shape[:2] == self.k.shape[:2],
+               f"keys {tuple(k.shape)} into a cache of {tuple(self.k.shape)}: other rows, heads")  # fmt: skip
+        if positions.device.type == "cpu" and not torch.compiler.is_compiling():
+            low, high = (end.item() for end in positions.aminmax())
+            demand(low >= 0 and high < size, f"positions {low} to {high} in a cache of {size} slots")
+
     @exercise
     def update(self, k, v, positions):
         """Write k and v (B, K, T, D) at positions (B, T), in place; return all slots, (B, K, size, D).
 
         The same tensors as ever, filled or not: the mask that `attend` makes from the positions hides what
-        is not. UserError for positions of the other family, (T,).
+        is not. UserError: see `check`.
         """
-        demand(positions.dim() == 2, "a static cache takes positions (B, T): where each row stands")
+        self.check(k, positions)
         rows = torch.arange(k.size(0), device=k.device)[:, None]  # (B, 1), beside positions (B, T)
         self.k[rows, :, positions] = k.transpose(1, 2)  # (B, T, K, D)
         self.v[rows, :, positions] = v.transpose(1, 2)
@@ -190,7 +200,7 @@ def decode_ragged(model, prompts, n, caches, choose=greedy, step=None):
     off its own last one and then overwrites the padding. step: called in the model's place for single
     tokens, `step(tokens (B, 1), positions=(B, 1), caches=…) -> logits (B, 1, V)`; it may be compiled.
     """
-    check_room(model, min(map(len, prompts)), n)
+    check_room(model, min(map(len, prompts), default=0), n)
     device, T, step = model.embed.weight.device, max(map(len, prompts)), model if step is None else step
     check_room(model, T, n)
     tokens = torch.tensor([[*row, *[0] * (T - len(row))] for row in prompts], device=device)  # (B, T)

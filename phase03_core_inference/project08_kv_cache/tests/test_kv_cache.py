@@ -238,8 +238,11 @@ def test_wrong_use_of_a_static_cache_raises():
     cache = StaticCache(1, 2, 8, 4)
     with pytest.raises(UserError, match="positions"):
         update(cache)
-    with pytest.raises((UserError, IndexError)):
-        update(cache, positions=[[4]])
+    for use, message in (({"positions": [[4]]}, "4 slots"), ({"positions": [[-1]]}, "-1 to -1"),
+                         ({"B": 2, "positions": [[0], [0]]}, "other rows"),
+                         ({"T": 2, "positions": [[0]]}, r"positions \(1, 2\)")):  # fmt: skip
+        with pytest.raises(UserError, match=message):
+            update(cache, **use)
 
 
 @pytest.mark.parametrize("call, message", [
@@ -248,6 +251,8 @@ def test_wrong_use_of_a_static_cache_raises():
     (lambda: decode(MODEL, rows(1, 60), 6), "more than the context of 64"),
     (lambda: decode(MODEL, rows(1, 3), 9, caches_for(MODEL, KVCache, 1, 6)), "do not fit into 6"),
     (lambda: decode_ragged(MODEL, [[1], []], 2, caches_for(MODEL, StaticCache, 2, 8)), "empty"),
+    (lambda: decode_ragged(MODEL, [], 2, caches_for(MODEL, StaticCache, 2, 8)), "empty"),
+    (lambda: decode_ragged(MODEL, [[1, 2]], 9, caches_for(MODEL, StaticCache, 1, 6)), "6 slots"),
     (lambda: decode_ragged(MODEL, [[1], [2] * 64], 2, caches_for(MODEL, StaticCache, 2, 64)), "context"),
 ])  # fmt: skip
 @pytest.mark.exercise("decode", "decode_ragged")

@@ -1,5 +1,6 @@
 """The scripts, the lesson, the long comparison's arithmetic, and the proofs."""
 
+import copy
 import dataclasses
 import json
 import re
@@ -12,6 +13,7 @@ from common import hub, tokenizer
 from common.cli import cards
 from common.cli.bench import bench
 from common.proofs import prove
+from common.testing import trained
 from common.trial import model_folder, refused, run
 from phase03_core_inference.project08_kv_cache import bench as bench_script
 from phase03_core_inference.project08_kv_cache import explore, generate, kv_cache
@@ -92,6 +94,12 @@ def test_bad_input(home, capsys):
 # ---- the long comparison ----
 
 
+@pytest.fixture(scope="module")
+def counter():
+    """Counts on: after 5, 7, 9 comes 11."""
+    return trained().float()
+
+
 def parabola(length):
     return 1.0 + 0.1 * length + 0.01 * length**2
 
@@ -115,11 +123,9 @@ def test_crossings():
     assert crossing([Run(4, [1.0] * 50, dict.fromkeys(range(4, 54, 8), 1.0))], 10) == (None, False)
 
 
-def test_interleaved_steps_are_checked():
+def test_interleaved_steps_are_checked(counter):
     """An uncached step that would choose another token stops the comparison."""
-    from common.testing import trained
-
-    model, prompt = trained().float(), torch.tensor([[5, 7, 9]])
+    model, prompt = counter, torch.tensor([[5, 7, 9]])
     chooser = Interleaved(model, prompt, range(0, 6, 2))
     chooser.begin()
     kv_cache.decode(model, prompt, 6, kv_cache.caches_for(model, kv_cache.KVCache, 1, 9), chooser)
@@ -130,11 +136,9 @@ def test_interleaved_steps_are_checked():
         chooser(torch.eye(32)[20:21], 0)  # after 5, 7, 9 comes 11, and not 20
 
 
-def test_ties_are_forgiven_and_nothing_else():
+def test_ties_are_forgiven_and_nothing_else(counter):
     """Two answers may part where two tokens are as good as equally likely, and only there."""
-    from common.testing import trained
-
-    model, prompt = trained().float(), torch.tensor([[5, 7, 9]])
+    model, prompt = copy.deepcopy(counter), torch.tensor([[5, 7, 9]])
     right = kv_cache.recompute(model, prompt, 4)
     wrong = right.clone()
     wrong[0, 2] = (wrong[0, 2] + 1) % 32
