@@ -89,6 +89,8 @@ class Config:
         moves = self.method == "full" and self.frozen != "float32"
         demand(not moves, "every weight is trained, and small steps are lost in bfloat16: --frozen float32")
         demand(not self.libraries or self.method == "qlora", "--libraries loads in 4 bits: --method qlora")
+        headless = not (self.libraries and "head" in self.targets)
+        demand(headless, "--libraries puts no adapter on the head: leave it out of --targets")
         whole = self.batch_size % self.accumulate == 0
         demand(whole, f"batch_size {self.batch_size} cannot be cut into {self.accumulate} micro-batches")
         self.lora_config  # noqa: B018 - says now what would be wrong later

@@ -293,6 +293,7 @@ def test_theirs_is_the_loss_over_all_logits(llama):
     (("--targets", "embed"), "targets"),
     (("--batch_size", 8, "--accumulate", 3), "cannot be cut into 3"),
     (("--libraries",), "4 bits"),
+    (("--libraries", "--method", "qlora", "--targets", "wq", "head"), "no adapter on the head"),
     (("--method", "full", "--frozen", "bfloat16"), "lost in bfloat16"),
     (("--model", "nowhere/at all"), "there is no folder"),
     (("--rank", 17), "rank 17 for a matrix of rank"),
