@@ -14,8 +14,9 @@ def methods(lab):
         for kind, colour in (("chosen", 2), ("rejected", 1)):
             ax.plot(*history.series(kind), marker="o", color=plots.COLOURS[colour], label=kind)
         plots.level(ax, 0.0, "the reference")
-        ax.set(title=name, xlabel="update", ylabel="nats more than the reference")
+        ax.set(title=name, xlabel="update")
         table[name] = lab.judged(model)
+    axes[0][0].set(ylabel="nats more than the reference")
     plots.legend(axes[0][0])
     lab.save(fig, "methods.png")
     lab.show(table, "accuracy", "reward", "correct", "polite", "rude", "kl")

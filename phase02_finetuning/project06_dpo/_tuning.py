@@ -95,7 +95,8 @@ class Tuning:
                                     [len(p.rejected) for p in self.found.held]])  # fmt: skip
             losses = LOSSES[self.config.method](policy, held, lengths, beta, gamma)
             gap = policy / lengths if simpo else policy - held
-            return {"val_loss": losses.mean().item(), "accuracy": (gap[0] > gap[1]).float().mean().item(),
+            right = (gap[0] - gap[1]).sign().add(1).div(2).mean()  # a tie is half right
+            return {"val_loss": losses.mean().item(), "accuracy": right.item(),
                     "margin": (gap[0] - gap[1]).mean().item(), "chosen": (policy - held)[0].mean().item(),
                     "rejected": (policy - held)[1].mean().item(),
                     "kl": drift(self.model, self.reference, self.tokenizer, asked,

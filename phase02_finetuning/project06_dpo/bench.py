@@ -100,7 +100,7 @@ def bench_step(b):
     if not b.library("trl"):
         for name, sentence in STEPS.items():
             b.not_run(name, sentence, goal=(">=", 1.3), headline=name == "step", **SPEED,
-                      why="trl is not installed: pip install 'thirty[finetune]'")  # fmt: skip
+                      why="trl is not installed: it comes with the extra finetune")  # fmt: skip
         return
     prompt, answer = b.pick(smoke=(8, 4), quick=(32, 32), full=(128, 128))
     n, sizes = b.pick(smoke=2, quick=2, full=2), gpt2_shape(b)
@@ -173,7 +173,7 @@ def bench_quality(b):
     """DPOTrainer's training and ours, from models/sft, each on the same pairs in the same order."""
     claim = {"unit": "of pairs", "better": "higher", "goal": (">=", -0.01)}
     if not b.library("trl"):
-        why = "trl is not installed: pip install 'thirty[finetune]'"
+        why = "trl is not installed: it comes with the extra finetune"
         b.not_run("accuracy-trl", QUALITY, why=why, **claim)
         return
     steps, seeds = b.pick(smoke=2, quick=6, full=60), b.pick(smoke=(0,), quick=(0,), full=(0, 1, 2))
