@@ -52,15 +52,15 @@ class Config:
     """Numbers inside a feed-forward."""
     context: int = 512
     """Tokens that the model sees at once."""
-    batch_size: int = 4
+    batch_size: int = 2
     """Sequences in an update, over all processes and micro-batches."""
     accumulate: int = 1
     """Micro-batches in an update: less memory, the same gradient."""
     optimizer: Literal["adamw", "fused", "muon", "lion", "ademamix"] = "muon"
     """Who moves the weights; muon leaves embedding and norms to adamw; fused is torch's AdamW in one pass."""
-    learning_rate: float = 6e-3
+    learning_rate: float = 1e-2
     """Highest size of an update; it warms up over a twentieth of the run and falls to a twentieth of
-    itself. Muon's embedding moves at twice the rate."""
+    itself. With muon the embedding moves faster."""
     weight_decay: float = 0.1
     """Decay of matrices."""
     precision: Literal["auto", "fp32", "bf16"] = "auto"
