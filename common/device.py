@@ -17,6 +17,7 @@ import torch
 from torch import nn
 
 from common.errors import UserError
+from common.model import Embedding
 
 KINDS = ("cpu", "cuda", "mps")
 
@@ -226,7 +227,7 @@ def _ram() -> int | None:
 
 def matmul_parameters(model: nn.Module) -> int:
     """N: the parameters that multiply every token. An embedding is looked up: it counts if tied to a head."""
-    tables = {id(m.weight) for m in model.modules() if isinstance(m, nn.Embedding)}
+    tables = {id(m.weight) for m in model.modules() if isinstance(m, nn.Embedding | Embedding)}
     used = {id(m.weight) for m in model.modules() if isinstance(m, nn.Linear)}
     lookup = tables - used
     return sum(p.numel() for p in model.parameters() if p.dim() >= 2 and id(p) not in lookup)

@@ -16,6 +16,8 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from common import device
 from common.errors import UserError
+from common.model import GPT
+from common.testing import tiny
 
 CPU = torch.device("cpu")
 
@@ -144,6 +146,14 @@ class Block(nn.Module):
         q, k, v = (f(self.norm(x)).unflatten(-1, (2, -1)).transpose(1, 2) for f in (self.q, self.k, self.v))
         x = x + self.o(((q @ k.transpose(-1, -2)).softmax(-1) @ v).transpose(1, 2).flatten(2))
         return x + self.down(self.up(x).relu())
+
+
+@pytest.mark.parametrize("tied", [True, False])
+def test_the_models_own_table_is_looked_up(tied):
+    """The head multiplies every token, the table none: the same count, whether they are one or two."""
+    model = GPT(tiny(tie_embeddings=tied))
+    others = sum(p.numel() for name, p in model.blocks.named_parameters() if p.dim() == 2)
+    assert device.matmul_parameters(model) == others + model.head.weight.numel()
 
 
 @pytest.mark.parametrize("tied", [False, True])
