@@ -151,6 +151,16 @@ def test_test_chooses_folders_and_markers(thirty, started, monkeypatch):
     assert all(module == "pytest" and settings["cwd"] == ROOT for module, _, settings in started)
 
 
+def test_the_tests_see_to_what_they_compare_with(thirty, started, monkeypatch):
+    """Whatever the tested projects name as extras is asked for, so that no comparison is left out unsaid."""
+    asked = []
+    monkeypatch.setattr(checks, "need", lambda extras, what: asked.append(extras))
+    for what in ("data", "1", "5", "all"):
+        assert thirty("test", what)[0] == 0
+    assert asked[:2] == [["dev"], ["dev"]] and asked[2] == ["dev", "finetune"]
+    assert set(asked[3]) == {"dev", *(extra for card in cards() if card.built for extra in card.extras)}
+
+
 def test_smoke_reports_each_script_and_fails_with_the_first(thirty, monkeypatch):
     def start(module, args, *, output, timeout):
         assert args[0] == "smoke" and args[1:4:2] == ["--device", "--out"] and timeout > 0

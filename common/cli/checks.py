@@ -31,7 +31,7 @@ class Test:
         if folders == []:
             print(f"{self.what} is not built yet: nothing to test")
             return 0
-        need(["dev"], "the tests")
+        need(["dev", *oracles(self.what)], "the tests")
         if find_spec("pytest") is None:
             raise UserError(f"the tests need pytest, which is not here: {command('dev')}")
         # Another -m replaces the one in pyproject.toml; an empty one selects everything.
@@ -50,6 +50,13 @@ def places(what: str) -> list[Path] | None:
     if what in ("common", "data", "tests"):
         return [ROOT / what]
     return [card.folder for card in chosen(what) if any(card.folder.glob("tests/test_*.py"))]
+
+
+def oracles(what: str) -> list[str]:
+    """The extras of the projects that are tested, which they are compared with: without them tests skip."""
+    if what in ("common", "data", "tests"):
+        return []
+    return sorted({extra for card in chosen(what) if card.built for extra in card.extras})
 
 
 @dataclass(frozen=True)
