@@ -49,7 +49,7 @@ def recompute(model: GPT) -> GPT:
 
 # Names are rare, and a row of the table moves only when its token occurs: at Muon's own rate all names stay
 # nearly alike for most of a short run, and nothing can be known of one that is not known of all.
-EMBEDDING = 2.5
+EMBEDDING = 2.0
 
 
 def adamw(objective: nn.Module, config: TrainConfig):

@@ -52,13 +52,13 @@ class Config:
     """Numbers inside a feed-forward."""
     context: int = 512
     """Tokens that the model sees at once."""
-    batch_size: int = 2
+    batch_size: int = 4
     """Sequences in an update, over all processes and micro-batches."""
     accumulate: int = 1
     """Micro-batches in an update: less memory, the same gradient."""
     optimizer: Literal["adamw", "fused", "muon", "lion", "ademamix"] = "muon"
     """Who moves the weights; muon leaves embedding and norms to adamw; fused is torch's AdamW in one pass."""
-    learning_rate: float = 1e-2
+    learning_rate: float = 6e-3
     """Highest size of an update; it warms up over a twentieth of the run and falls to a twentieth of
     itself. With muon the embedding moves faster."""
     weight_decay: float = 0.1
