@@ -1,4 +1,4 @@
-"""The traffic that is measured: prompts, answers of log-normal length, Poisson arrivals; and how it is run."""
+"""The traffic that is measured: prompts, log-normal answers, Poisson arrivals; and how it is run."""
 
 import math
 import random

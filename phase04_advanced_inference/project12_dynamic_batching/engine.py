@@ -235,7 +235,7 @@ class Engine:
                     finish = event.finish
                     yield event
         finally:  # whoever stops listening loses nothing: the rest goes to `step`
-            del self.mail[id]
+            self.late += self.mail.pop(id)
 
 
 def gathered(events):

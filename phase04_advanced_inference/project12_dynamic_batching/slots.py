@@ -103,25 +103,24 @@ class SlotStore:
 
     def load(self, id, ids):
         """Copy what the prefix index knows of ids into the slot; at least the last token is left to feed."""
-        n, spans = self.prefix.match(ids[:-1])
-        n = min(n, len(ids) - 1)
+        n, blocks = self.prefix.match(ids[:-1])  # blocks of tokens, each (2 L, K, block, D)
         if not n or not self.reserve(id, n):
             return 0
-        row, layers = self.slot[id], zip(*spans, strict=True)  # spans of tokens, each of (k, v) per block
-        for (k, v), spans_of_block in zip(self.pools, layers, strict=True):
-            k[row, :, :n] = torch.cat([one for one, _ in spans_of_block], dim=1)[:, :n]  # (K, n, D)
-            v[row, :, :n] = torch.cat([one for _, one in spans_of_block], dim=1)[:, :n]
+        known = torch.cat(blocks, dim=2)  # (2 L, K, n, D)
+        for layer, x in zip(known, (x for pool in self.pools for x in pool), strict=True):
+            x[self.slot[id], :, :n] = layer
         return n
 
     def keep(self, id, ids):
-        """Give the prefix index copies: a span for each of its blocks of tokens that is whole."""
+        """Give the prefix index copies of the blocks it has not; of it, no more than `budget` tokens stay."""
         if self.prefix is None:
             return
-        row, step = self.slot[id], getattr(self.prefix, "block", 1)
-        n = len(ids) // step * step
-        spans = [[(k[row, :, i : i + step].clone(), v[row, :, i : i + step].clone()) for k, v in self.pools]
-                 for i in range(0, n, step)]  # fmt: skip
-        self.prefix.insert(ids[:n], spans)
+        row, block = self.slot[id], self.prefix.block
+        end, (n, blocks) = len(ids) // block * block, self.prefix.match(ids)
+        layers = [x for pool in self.pools for x in pool]
+        new = [torch.stack([x[row, :, i : i + block] for x in layers]) for i in range(n, end, block)]
+        self.prefix.insert(ids[:end], [*blocks, *new])
+        self.prefix.evict(max(0, self.prefix.tokens - self.budget))
 
     def reserve(self, id, n):
         demand(id in self.slot, f"sequence {id} is not open")
