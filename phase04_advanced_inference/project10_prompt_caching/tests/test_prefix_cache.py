@@ -278,6 +278,18 @@ def test_its_own_beginning_does_not_go():
     assert not done.kept and cache.index.tokens <= 16 and cache.index.match(longer)[0] == 12
 
 
+@pytest.mark.exercise("PrefixCache.keep")
+def test_its_own_beginning_does_not_go_though_nothing_else_can():
+    """All the rest is being read: the longer prompt is refused, and its beginning stays."""
+    cache = PrefixCache(MODEL, 16, block=4)
+    a, b = ids(8, 1), ids(8, 2)
+    cache.prefill(a)
+    cache.prefill(b)
+    cache.index.hold(b)
+    assert not cache.prefill(a + ids(4, 3)).kept
+    assert cache.index.match(a)[0] == cache.index.match(b)[0] == 8
+
+
 def test_bad_prompts():
     cache = PrefixCache(MODEL, 100)
     with pytest.raises(UserError, match="prompt is empty"):
