@@ -80,7 +80,12 @@ def test_what_takes_the_free_place_may_have_to_rise():
     for item, key in enumerate([0, 10, 1, 11, 12, 2, 3]):
         heap.push(item, key)
     assert heap.remove(3) and not heap.remove(3)
-    assert [heap.remove(heap.peek()) and len(heap) for _ in range(6)] == [5, 4, 3, 2, 1, 0]
+    assert [key for key, _ in heap.entries] == [0, 3, 1, 10, 12, 2]  # 3 rose past 10
+    assert heap.place == {item: place for place, (_, item) in enumerate(heap.entries)}
+    pair = IndexedHeap()
+    pair.push("first", 1)
+    pair.push("second", 2)
+    assert pair.remove("first") and pair.place == {"second": 0} and pair.remove("second") and not pair
 
 
 @pytest.mark.exercise("Waiting.peek")
