@@ -135,7 +135,7 @@ class LearnedFusion:
 
     def weight(self, feature):
         """In 0 to 1, of one question's features."""
-        return torch.sigmoid(torch.as_tensor(feature) @ self.theta).item()
+        return torch.sigmoid(torch.as_tensor(feature, dtype=torch.float64) @ self.theta).item()
 
     def fit(self, features, sparse, dense, right, steps=200, rate=0.1, decay=1e-2):
         """Learn from questions with known answers: (Q, F), scores (Q, N) of both sides, right (Q,).
@@ -143,7 +143,7 @@ class LearnedFusion:
         The fused z-scores are logits over the passages, and the right one should be chosen. Same data, same
         theta: there is no chance in it.
         """
-        features, right = torch.as_tensor(np.asarray(features)), torch.as_tensor(np.asarray(right))
+        features, right = torch.as_tensor(np.asarray(features, float)), torch.as_tensor(np.asarray(right))
         sides = [torch.as_tensor(np.stack([zscore(row) for row in side])) for side in (sparse, dense)]
         theta = self.theta.clone().requires_grad_()
         optimizer = torch.optim.Adam([theta], lr=rate)
