@@ -59,7 +59,7 @@ def bench_prefix(b, model):
             settings={"shared": shared, "own": own, "block": BLOCK, "dtype": "float32"},
             why="the bound counts tokens; copying the blocks and the products of few rows take their share")
     off = (cache.prefill(prompt).logits - plain_prefill(model, prompt)).abs().max().item()
-    b.claim("logits", "The logits are within 1e-5 of recomputing", unit="", better="lower",
+    b.claim("logits", "The logits are within 1e-5 of recomputing", unit="in a logit", better="lower",
             goal=("<=", 1e-5), measured=values("prefix held", [off]))  # fmt: skip
 
 
@@ -127,7 +127,7 @@ def bench_graph(b):
         calls = graph.calls / len(queries)
         right = [len(f & set(exact(points[:n], q, 10))) / 10 for f, q in zip(found, queries, strict=True)]
         rows.append({"at": n, "calls": calls, "recall": sum(right) / len(right)})
-    b.claim("recall", f"Recall at 10 among {largest} vectors of {dim} numbers is at least 0.95", unit="",
+    b.claim("recall", f"Recall at 10 among {largest} vectors of {dim} is at least 0.95", unit="of 1",
             better="higher", goal=(">=", 0.95), measured=values("HNSW", [rows[-1]["recall"]]),
             settings={"ef": 100, "sizes": rows})  # fmt: skip
     b.claim("calls", "Eight times the vectors cost at most twice the distances a query", unit="distances",
