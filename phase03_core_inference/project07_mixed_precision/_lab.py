@@ -83,7 +83,10 @@ def activations(objective, batch):
 def memory(one, batch):
     """Bytes of a side that has made an update: weights (masters too), gradients, states, activations."""
     held, loss = activations(one.objective, batch)
-    (loss * one.scaler.scale).backward()
+    one.optimizer.zero_grad()
+    one.scaler.scaled(loss).backward()
+    if one.masters is not None:
+        one.masters.collect()  # as the optimiser finds them
     weights = {id(p): p for p in [*one.objective.parameters(), *one.parameters]}.values()
     found = {"weights": sum(p.nbytes for p in weights),
              "gradients": sum(p.grad.nbytes for p in weights if p.grad is not None),
