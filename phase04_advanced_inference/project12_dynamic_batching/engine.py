@@ -139,6 +139,8 @@ class Engine:
         work = self.scheduler.plan()
         self.seconds["draft"] += proposed - began
         self.seconds["schedule"] += self.clock() - proposed
+        if self.sequences and not work:
+            raise RuntimeError("requests are here, and none can run: the plan or the store is wrong")
         self.counts["steps"] += bool(work)
         for part in forwards(work):
             events += self._forward(part)
