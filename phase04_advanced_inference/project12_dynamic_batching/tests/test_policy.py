@@ -1,6 +1,7 @@
 """The policy, without a model: the heap, fair shares, urgency, room, and that nobody starves."""
 
 import random
+from pathlib import Path
 
 import pytest
 from hypothesis import given, settings
@@ -16,6 +17,8 @@ from phase04_advanced_inference.project12_dynamic_batching.scheduler import (
     due_at,
 )
 from phase04_advanced_inference.project12_dynamic_batching.sequence import Sequence
+
+LESSON = Path(__file__).parents[1] / "README.md"
 
 
 class Memory:
@@ -214,6 +217,7 @@ def test_batches_wait_for_the_full_or_the_oldest():
     assert batches([0, 1, 5, 6], 4, 0.5, seconds) == [(0.5, 2.5), (2.5, 4.5), (5.5, 7.5), (7.5, 9.5)]
 
 
+@pytest.mark.skipif(not LESSON.exists(), reason="the lesson, and with it the hints, is still to be written")
 def test_wrong_solutions_are_caught():
     """Every exercise: the stub fails, the reference passes, each wrong solution is caught."""
     prove(__file__)
