@@ -7,7 +7,12 @@ from .prefix_cache import PrefixIndex
 
 
 def conversations(n, seed=0, users=12):
-    """n prompts (lists of ids): chats of 2 to 6 turns, interleaved, three system prompts among them.
+    """n prompts (lists of ids): the turns of `chats`, without saying whose."""
+    return [prompt for _, prompt in chats(n, seed, users)]
+
+
+def chats(n, seed=0, users=12):
+    """n turns (chat's number, prompt): chats of 2 to 6 turns, interleaved, three system prompts among them.
 
     Each turn's prompt is the whole chat so far and a new question; most who speak have spoken lately.
     """
@@ -16,17 +21,17 @@ def conversations(n, seed=0, users=12):
     def some(low, high):
         return [draw.randrange(10_000) for _ in range(draw.randint(low, high))]
 
-    systems, chats, prompts = [some(100, 300) for _ in range(3)], [], []
-    while len(prompts) < n:
-        if len(chats) < users:
-            chats.append([draw.choice(systems) + some(10, 60), draw.randint(2, 6)])
-        chat = chats[min(int(draw.expovariate(0.4)), len(chats) - 1)]
-        prompts.append(list(chat[0]))
+    systems, going, said, born = [some(100, 300) for _ in range(3)], [], [], 0
+    while len(said) < n:
+        if len(going) < users:
+            going.append([draw.choice(systems) + some(10, 60), draw.randint(2, 6), born])
+            born += 1
+        chat = going.pop(min(int(draw.expovariate(4.8 / users)), len(going) - 1))
+        said.append((chat[2], list(chat[0])))
         chat[0], chat[1] = chat[0] + some(20, 120) + some(10, 60), chat[1] - 1  # answer, question
-        chats.remove(chat)
         if chat[1]:
-            chats.insert(0, chat)
-    return prompts
+            going.insert(0, chat)
+    return said
 
 
 def hit_rate(prompts, budget, block):

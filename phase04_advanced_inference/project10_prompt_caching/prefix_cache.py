@@ -126,6 +126,8 @@ class PrefixIndex:
         Only a leaf that nobody holds can go: a block without its beginning is worth nothing. The one used
         longest ago goes first; its parent may be the next leaf.
         """
+        if n_tokens <= 0:
+            return []
         spare = [node for node in self.nodes() if not node.children and not node.holders]
         heap = [(node.used, number, node) for number, node in enumerate(spare)]  # the number settles ties
         heapq.heapify(heap)

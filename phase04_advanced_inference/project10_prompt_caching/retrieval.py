@@ -15,6 +15,7 @@ from collections import Counter, defaultdict
 import numpy as np
 import torch
 import torch.nn.functional as F
+from torch.nn.utils.rnn import pad_sequence
 
 from common.errors import demand
 from common.exercise import exercise
@@ -60,12 +61,17 @@ class BM25:
 
 
 def embed(model, rows):
-    """One unit vector for each list of ids, the mean of its hidden states: (N, C)."""
+    """One unit vector for each list of ids, the mean of its hidden states: (N, C).
+
+    Short rows are padded on the right: a token looks back only, so what is behind a row cannot reach it.
+    """
     demand(rows and all(rows), "an empty text has no vector")
     device = model.embed.weight.device
-    return torch.stack([
-        F.normalize(model.hidden(torch.tensor([row], device=device))[0].mean(0), dim=0) for row in rows
-    ])  # fmt: skip
+    tokens = pad_sequence([torch.tensor(row) for row in rows], batch_first=True).to(device)  # (N, T)
+    lengths = torch.tensor([len(row) for row in rows], device=device)[:, None]  # (N, 1)
+    there = torch.arange(tokens.size(1), device=device) < lengths  # (N, T)
+    summed = (model.hidden(tokens) * there[..., None]).sum(1)  # (N, C)
+    return F.normalize(summed / lengths, dim=1)
 
 
 @exercise
