@@ -5,10 +5,11 @@ import torch
 
 from common import plots
 
-from ._lab import fit, never, side
+from ._lab import Unscaled, fit, side
 from .mixed_precision import LossScaler
 
-TINY = 2.0**-16  # of a loss
+TINY = 2.0**-24  # of a loss
+HIGH = 2.0**40  # a scale
 
 
 class Static(LossScaler):
@@ -19,15 +20,18 @@ class Static(LossScaler):
 
 
 def curves(lab, sides, name, unit=1.0):
-    """Train every side on the same batches, draw the losses, over `unit`; {label: last loss}."""
+    """Train every side on the same batches, draw the losses, over `unit`; {label: last loss, and so on}."""
     fig, ((ax,),) = plots.figure(height=3.8)
     found = {}
     for label, one in sides.items():
+        start = one.parameters[0].detach().clone()
         fit(one, lab.town, lab.config.steps, 3e-3)
         losses = np.array(one.losses) / unit
-        ax.plot(losses, label=label, linewidth=1.3)
-        found |= {label: float(losses[-1]), f"{label}, skipped": one.skipped}
-        lab.say(f"  {label}: {losses[-1]:.4f} nats a byte, {one.skipped} updates skipped")
+        ax.plot(losses, label=f"{label}: {one.skipped} of {len(losses)} updates skipped", linewidth=1.3)
+        moved = (one.parameters[0] - start).norm().item()
+        found |= {label: float(losses[-1]), f"{label}, skipped": one.skipped, f"{label}, moved": moved}
+        lab.say(f"  {label}: from {losses[0]:.4f} to {losses[-1]:.4f} nats a byte, {one.skipped} of "
+                f"{len(losses)} updates skipped, the embedding has moved by {moved:.3g}")  # fmt: skip
     ax.set(xlabel="update", ylabel="loss, nats a byte")
     plots.legend(ax)
     lab.save(fig, name)
@@ -35,23 +39,24 @@ def curves(lab, sides, name, unit=1.0):
 
 
 def tiny_loss(one):
-    """A side whose loss is divided: gradients as small as those of a large model and batch."""
+    """A side whose loss is divided: gradients as small as those of a batch of millions of tokens."""
     whole = one.objective.forward
     one.objective.forward = lambda batch: whole(batch) * TINY
     return one
 
 
 def unscaled(lab):
-    """Gradients as small as a large model's, in float16, with the scaler and without."""
+    """Gradients as small as a large batch's, in float16, with the scaler and without."""
     sides = {"scaled": tiny_loss(side("fp16", lab.model(), LossScaler(2.0**16))),
-             "not scaled": tiny_loss(side("fp16", lab.model(), never()))}  # fmt: skip
+             "not scaled": tiny_loss(side("fp16", lab.model(), Unscaled()))}  # fmt: skip
     return curves(lab, sides, "unscaled.png", TINY)
 
 
 def static(lab):
-    """A scale of 2^40, fixed: every gradient overflows, every update is skipped. A dynamic one comes down."""
-    sides = {"dynamic, from 2^40": side("fp16", lab.model(), LossScaler(2.0**40)),
-             "fixed at 2^40": side("fp16", lab.model(), Static(2.0**40))}  # fmt: skip
+    """A scale that is too high and stays: every gradient overflows, every update is skipped. A dynamic one
+    comes down."""
+    sides = {"dynamic": side("fp16", lab.model(), LossScaler(HIGH)),
+             "fixed": side("fp16", lab.model(), Static(HIGH))}  # fmt: skip
     return curves(lab, sides, "static.png")
 
 

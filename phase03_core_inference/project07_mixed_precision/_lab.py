@@ -25,9 +25,17 @@ PRECISIONS = {
 }
 
 
-def never():
-    """A scaler that leaves everything as it is, for types with float32's range."""
-    return LossScaler(1.0, interval=10**9)
+class Unscaled(LossScaler):
+    """No scaler, for types with float32's range: nothing is multiplied, divided, or looked at."""
+
+    def __init__(self):
+        super().__init__(1.0)
+
+    def unscale(self, parameters):
+        """Nothing."""
+
+    def update(self):
+        """Nothing."""
 
 
 @dataclass
@@ -52,37 +60,44 @@ class Side:
         return self.losses[-1]
 
 
-def side(name, model, scaler=None):
-    """A model put into a precision of PRECISIONS, in place, with its optimiser."""
+def side(name, model, scaler=None, convert=None):
+    """A model put into a precision of PRECISIONS, in place, with its optimiser; after `convert`, if given."""
     masters = Masters(model, torch.bfloat16) if name == "bf16-masters" else None
+    if convert is not None:
+        convert(model)
     if name == "fp8":
         with_fp8(model)
     if name in ("bf16", "fp16", "fp8"):
         mixed(model, Policy(torch.float16 if name == "fp16" else torch.bfloat16))
     parameters = masters.parameters() if masters else list(model.parameters())
-    optimizer = torch.optim.AdamW(parameters, lr=1e-3, betas=(0.9, 0.95), weight_decay=0.0)
-    scaler = scaler or (LossScaler(interval=100) if name == "fp16" else never())
+    fused = parameters[0].device.type in ("cpu", "cuda")
+    optimizer = torch.optim.AdamW(parameters, lr=1e-3, betas=(0.9, 0.95), weight_decay=0.0, fused=fused)
+    scaler = scaler or (LossScaler(interval=100) if name == "fp16" else Unscaled())
     return Side(CausalLM(model), parameters, optimizer, scaler, masters)
 
 
-def activations(objective, batch):
-    """(bytes that autograd keeps for the backward pass, without parameters; the loss)."""
-    kept, own = {}, {p.untyped_storage().data_ptr() for p in objective.parameters()}
+def kept(objective, batch):
+    """(bytes that autograd keeps for the backward pass, parameters not counted; the loss)."""
+    held, own = {}, {p.untyped_storage().data_ptr() for p in objective.parameters()}
 
     def keep(tensor):
         storage = tensor.untyped_storage()
         if storage.data_ptr() not in own:
-            kept[storage.data_ptr()] = storage.nbytes()
+            held[storage.data_ptr()] = storage.nbytes()
         return tensor
 
     with saved_tensors_hooks(keep, lambda tensor: tensor):
         loss = objective(batch)
-    return sum(kept.values()), loss
+    return sum(held.values()), loss
 
 
 def memory(one, batch):
-    """Bytes of a side that has made an update: weights (masters too), gradients, states, activations."""
-    held, loss = activations(one.objective, batch)
+    """Bytes of a side that has made an update, by what they are for; `batch` has an even number of rows.
+
+    Activations grow with the batch. Copies do not: they are the weights, cast, that the backward pass needs.
+    """
+    half, _ = kept(one.objective, [x[::2] for x in batch])
+    whole, loss = kept(one.objective, batch)
     one.optimizer.zero_grad()
     one.scaler.scaled(loss).backward()
     if one.masters is not None:
@@ -91,7 +106,7 @@ def memory(one, batch):
     found = {"weights": sum(p.nbytes for p in weights),
              "gradients": sum(p.grad.nbytes for p in weights if p.grad is not None),
              "states": sum(t.nbytes for state in one.optimizer.state.values() for t in state.values()),
-             "activations": held}  # fmt: skip
+             "copies": 2 * half - whole, "activations": 2 * (whole - half)}  # fmt: skip
     for p in weights:
         p.grad = None
     return found

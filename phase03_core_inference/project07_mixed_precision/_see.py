@@ -2,6 +2,7 @@
 
 import numpy as np
 import torch
+from torch import nn
 
 from common import plots
 
@@ -10,29 +11,44 @@ from .fp8 import Fp8Linear
 from .mixed_precision import LossScaler
 
 SMALLEST, LARGEST = 2.0**-24, 65504.0  # of float16, above 0
+LARGE = 1024  # times as many tokens in a batch
+
+
+def sent_back(one, batch):
+    """log2 of the magnitudes of the gradients that enter each product on the way back, zeros left out."""
+    seen, layers = [], [module for module in one.objective.modules() if isinstance(module, nn.Linear)]
+    hooks = [layer.register_full_backward_hook(lambda m, dx, dy: seen.append(dy[0].abs().flatten()))
+             for layer in layers]  # fmt: skip
+    one.objective(batch).backward()
+    for hook in hooks:
+        hook.remove()
+    one.optimizer.zero_grad()
+    found = torch.cat(seen).cpu().double()
+    return found[found > 0].log2().numpy()
 
 
 def gradients(lab):
-    """The magnitudes of all gradients, before and after the loss is multiplied, beside what float16 holds."""
+    """The magnitudes of the gradients on their way back, beside what float16 holds; and after the loss is
+    multiplied by 65,536."""
     one = side("fp32", lab.model())
-    fit(one, lab.town, max(2, lab.config.steps // 4), 3e-3)
-    one.optimizer.zero_grad()
-    one.objective(lab.town.batch(10**6)).backward()
-    grads = torch.cat([p.grad.abs().flatten() for p in one.parameters]).cpu().double()
-    grads, bins = grads[grads > 0].log2().numpy(), np.arange(-48, 17)
+    fit(one, lab.town, max(2, lab.config.steps // 2), 3e-3)
+    batch = lab.town.batch(10**6)
+    grads, bins = sent_back(one, batch), np.arange(-48, 17, 0.5)
+    tokens, found = batch[0].numel(), {}
     fig, ((ax,),) = plots.figure(height=3.8)
-    found = {}
-    for name, factor in (("as they are", 1.0), ("times 65,536", 2.0**16)):
+    for name, factor in ((f"{tokens:,} tokens in a batch", 1.0), (f"{LARGE * tokens:,} tokens", 1 / LARGE),
+                         (f"{LARGE * tokens:,} tokens, loss times 65,536", 2.0**16 / LARGE)):  # fmt: skip
         moved = grads + np.log2(factor)
-        ax.hist(moved, bins=bins, alpha=0.6, label=name)
+        ax.hist(moved, bins=bins, label=name, histtype="step", linewidth=1.6)
         lost, over = float((moved < -25).mean()), float((moved >= np.log2(65520)).mean())
-        lab.say(f"  {name}: {lost:.2%} would be 0 in float16, {over:.2%} infinite")
+        lab.say(f"  {name}: {lost:.1%} would be 0 in float16, {over:.1%} infinite")
         found |= {f"{name}, lost": lost, f"{name}, over": over}
     for edge, text in ((np.log2(SMALLEST), "smallest of float16"), (np.log2(LARGEST), "largest")):
         ax.axvline(edge, color=plots.INK, linewidth=1, linestyle=":")
-        ax.annotate(text, (edge, 0.97), xycoords=("data", "axes fraction"), rotation=90, va="top", ha="right",
+        ax.annotate(text, (edge, 0.02), xycoords=("data", "axes fraction"), rotation=90, ha="right",
                     size=10, color=plots.QUIET)  # fmt: skip
-    ax.set(xlabel="magnitude of a gradient, as a power of 2", ylabel="how many")
+    ax.set(xlabel="magnitude of a gradient, as a power of 2", ylabel="how many",
+           ylim=(0, 1.45 * ax.get_ylim()[1]))  # fmt: skip
     plots.legend(ax, loc="upper left")
     lab.save(fig, "gradients.png")
     return found
@@ -58,24 +74,29 @@ def scale(lab):
 
 
 def amax(lab):
-    """The largest magnitudes of one layer's three tensors, step by step, and the largest in the history."""
+    """The largest magnitudes of one layer's three tensors, step by step, and what its scale was made for."""
     one = side("fp8", lab.model())
     layer = next(m for m in one.objective.modules() if isinstance(m, Fp8Linear))
-    seen = {name: [] for name in layer.histories}
+    seen = {name: [] for name in ("x", "weight", "dy")}
     for step in range(lab.config.steps):
+        before = {name: getattr(layer, f"amax_{name}").max().item() for name in seen}
         one.update(lab.town.batch(step))
-        for name, history in layer.histories.items():
-            seen[name].append((history.values[-1], max(history.values)))
+        for name, rows in seen.items():
+            now = getattr(layer, f"amax_{name}")[0].item()
+            rows.append((now, before[name] or now))  # the first step has its own
     fig, axes = plots.figure(3, 1, height=6)
+    found = {}
     for ax, (name, rows) in zip(axes.flat, seen.items(), strict=True):
-        now, window = zip(*rows, strict=True)
-        ax.plot(now, linewidth=1, label="this step")
-        ax.plot(window, linewidth=1.4, label="largest in the history")
+        now, made_for = (np.array(column) for column in zip(*rows, strict=True))
+        cut = now > (1.08 if name == "dy" else 1.04) * made_for  # beyond what rounds to the end anyway
+        ax.plot(made_for, linewidth=1.4, color=plots.COLOURS[6], label="largest of the 16 steps before")
+        ax.plot(now, linewidth=1, color=plots.COLOURS[0], label="this step")
+        ax.plot(np.nonzero(cut)[0], now[cut], "v", color=plots.COLOURS[1], label="cut off")
         ax.set(ylabel=f"amax of {name}", yscale="log")
+        found |= {f"{name}, cut": float(cut.mean()), f"{name}, worst": float((now / made_for).max())}
+        lab.say(f"  {name}: cut off at {cut.mean():.0%} of the steps, at worst {(now / made_for).max():.2f} "
+                "times too large")  # fmt: skip
     axes[-1][0].set(xlabel="update")
-    plots.legend(axes[0][0])
+    plots.legend(axes[0][0], loc="lower right", ncols=3)
     lab.save(fig, "amax.png")
-    cut = {name: float(np.mean([rows[i][0] > rows[i - 1][1] for i in range(1, len(rows))]))
-           for name, rows in seen.items()}  # fmt: skip
-    lab.say("  steps at which something was cut off: " + ", ".join(f"{n} {s:.0%}" for n, s in cut.items()))
-    return {f"{name}, cut": share for name, share in cut.items()}
+    return found

@@ -13,8 +13,6 @@ larger than everything lately is cut off, never inf. One number for a tensor: *t
 Put on through `swap`. Micikevicius et al. 2022, 2209.05433.
 """
 
-from collections import deque
-
 import torch
 from torch import nn
 
@@ -38,25 +36,20 @@ def to_fp8(x, scale, dtype):
     return (x.float() * scale).clamp(-end, end).to(dtype)
 
 
-class AmaxHistory:
-    """The largest magnitudes of one tensor over the last `length` steps, and the scale that they give."""
+@exercise
+def delayed_scale(x, history, dtype):
+    """The scale for x, a tensor of one float, from the steps *before*; x's own amax goes into the history.
 
-    def __init__(self, dtype, length=16):
-        demand(length >= 1, f"length is {length}: a history holds at least 1 step")
-        self.dtype, self.values = dtype, deque(maxlen=length)
-
-    @exercise
-    def scale(self, x):
-        """The scale for x, a float, from the steps *before*; then x's own amax goes into the history.
-
-        At first, with no history, x's own amax is taken. Nothing but zeros so far: 1. An amax that is not
-        finite is not kept: the scale would be 0, or NaN, for `length` steps.
-        """
-        amax = x.detach().abs().max().item()
-        largest = max(self.values, default=amax)
-        if amax < float("inf"):  # NaN is not, either
-            self.values.append(amax)
-        return torch.finfo(self.dtype).max / largest if 0 < largest < float("inf") else 1.0
+    history (length,), float32: the amax of the last steps, the newest first, 0 where there was none; changed
+    in place. While it holds nothing but zeros, x's own amax is taken. An amax of inf or NaN goes in as 0.
+    Where the scale would not be a finite number over 0, it is 1. No .item(): a GPU would have to wait.
+    """
+    amax = x.detach().abs().amax().float()
+    largest = history.max()
+    scale = torch.finfo(dtype).max / torch.where(largest > 0, largest, amax)
+    kept = torch.where(amax.isfinite(), amax, 0.0)
+    history.copy_(torch.cat((kept[None], history[:-1])))
+    return torch.where(scale.isfinite() & (scale > 0), scale, 1.0)
 
 
 # ---- a product ---------------------------------------------------------------------------------------------
@@ -78,8 +71,7 @@ def product(a, b, scale_a, scale_b, out):
 
 def fast_product(a, b, scale_a, scale_b, out):  # pragma: no cover - gpu
     """`product` in the GPU's float8 units, which want b column by column, and every size a multiple of 16."""
-    inverse = [torch.tensor(1 / scale, device=a.device) for scale in (scale_a, scale_b)]
-    return torch._scaled_mm(a, b.T, scale_a=inverse[0], scale_b=inverse[1], out_dtype=out)
+    return torch._scaled_mm(a, b.T, scale_a=1 / scale_a, scale_b=1 / scale_b, out_dtype=out)
 
 
 def multiply(a, b, scale_a, scale_b, out):
@@ -89,19 +81,22 @@ def multiply(a, b, scale_a, scale_b, out):
 
 
 class Fp8Product(torch.autograd.Function):
-    """x (M, in) @ weight (out, in)ᵀ -> (M, out), of the type of x: three products, one forward, two back."""
+    """x (M, in) @ weight (out, in)ᵀ -> (M, out), of the type of x: three products, one forward, two back.
+
+    The three histories are those of x, weight and dy; each is changed in place.
+    """
 
     @staticmethod
-    def forward(ctx, x, weight, histories):
-        scales = [histories[name].scale(tensor) for name, tensor in (("x", x), ("weight", weight))]
-        x8, weight8 = to_fp8(x, scales[0], E4M3), to_fp8(weight, scales[1], E4M3)
-        ctx.save_for_backward(x8, weight8)  # kept in 8 bits too
-        ctx.scales, ctx.histories, ctx.types = scales, histories, (x.dtype, weight.dtype)
-        return multiply(x8, weight8, *scales, x.dtype)
+    def forward(ctx, x, weight, of_x, of_weight, of_dy):
+        scale_x, scale_weight = delayed_scale(x, of_x, E4M3), delayed_scale(weight, of_weight, E4M3)
+        x8, weight8 = to_fp8(x, scale_x, E4M3), to_fp8(weight, scale_weight, E4M3)
+        ctx.save_for_backward(x8, weight8, scale_x, scale_weight)  # kept in 8 bits too
+        ctx.history, ctx.types = of_dy, (x.dtype, weight.dtype)
+        return multiply(x8, weight8, scale_x, scale_weight, x.dtype)
 
     @staticmethod
     def backward(ctx, dy):
-        return (*gradients(dy, *ctx.saved_tensors, *ctx.scales, ctx.histories["dy"], ctx.types), None)
+        return (*gradients(dy, *ctx.saved_tensors, ctx.history, ctx.types), None, None, None)
 
 
 @exercise
@@ -110,7 +105,7 @@ def gradients(dy, x8, weight8, scale_x, scale_weight, history, types):
 
     dx = dy weight, dweight = dyᵀ x. `multiply` takes its second matrix transposed, and both scales.
     """
-    scale = history.scale(dy)
+    scale = delayed_scale(dy, history, E5M2)
     dy8 = to_fp8(dy, scale, E5M2)
     dx = multiply(dy8, weight8.T, scale, scale_weight, types[0])  # (M, out) (out, in)
     dweight = multiply(dy8.T, x8.T, scale, scale_x, types[1])  # (out, M) (M, in)
@@ -123,19 +118,22 @@ def gradients(dy, x8, weight8, scale_x, scale_weight, history, types):
 class Fp8Linear(nn.Module):
     """nn.Linear whose three products are in float8. The weight stays what it is: the master.
 
-    `work` is the type of what goes in and out. `histories`: x, weight and dy.
+    `work` is the type of what goes in and out; `length`: steps that the three histories look back.
     """
 
     def __init__(self, old, work=torch.bfloat16, length=16):
         super().__init__()
+        demand(length >= 1, f"length is {length}: a history holds at least 1 step")
         self.weight, self.bias, self.work = old.weight, old.bias, work
-        types = {"x": E4M3, "weight": E4M3, "dy": E5M2}
-        self.histories = {name: AmaxHistory(dtype, length) for name, dtype in types.items()}
+        for name in ("x", "weight", "dy"):
+            history = torch.zeros(length, device=old.weight.device)
+            self.register_buffer(f"amax_{name}", history, persistent=False)  # not in checkpoints
 
     def forward(self, x):
         """x (..., in) -> (..., out), of the type `work`."""
         flat = x.to(self.work).flatten(0, -2)  # (M, in)
-        y = Fp8Product.apply(flat, self.weight, self.histories).unflatten(0, x.shape[:-1])
+        y = Fp8Product.apply(flat, self.weight, self.amax_x, self.amax_weight, self.amax_dy)
+        y = y.unflatten(0, x.shape[:-1])
         return y if self.bias is None else y + self.bias.to(y)
 
 

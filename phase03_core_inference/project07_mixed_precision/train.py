@@ -40,8 +40,11 @@ class Config:
             raise UserError(f"no precision is called {', '.join(sorted(strange))}: there are {known}")
         if not self.precisions:
             raise UserError("no precision is named: give one or more, such as --precisions fp32 bf16")
-        if min(self.steps, self.n_layer, self.context, self.batch_size) < 1:
-            raise UserError("steps, n_layer, context and batch_size must be at least 1")
+        if min(self.steps, self.n_layer, self.context) < 1:
+            raise UserError("steps, n_layer and context must be at least 1")
+        if self.batch_size < 2 or self.batch_size % 2:
+            raise UserError(f"batch_size is {self.batch_size}: it must be even, as half of it is "
+                            "run as well, to tell memory that grows with it from memory that does not")
         if self.d_model < 8 or self.d_model % 8:
             raise UserError(f"d_model is {self.d_model}: it must be a multiple of 8, for four even heads")
         if self.characters < 100 * self.context:

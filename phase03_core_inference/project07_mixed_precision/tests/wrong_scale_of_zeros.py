@@ -1,10 +1,10 @@
 """Divides by an amax of 0."""
 
 
-class AmaxHistory:
-    def scale(self, x):
-        amax = x.detach().abs().max().item()
-        largest = max(self.values, default=amax)
-        if amax < float("inf"):
-            self.values.append(amax)
-        return torch.finfo(self.dtype).max / max(largest, 1e-30)
+def delayed_scale(x, history, dtype):
+    amax = x.detach().abs().amax().float()
+    largest = history.max()
+    scale = torch.finfo(dtype).max / torch.where(largest > 0, largest, amax)
+    kept = torch.where(amax.isfinite(), amax, 0.0)
+    history.copy_(torch.cat((kept[None], history[:-1])))
+    return scale
