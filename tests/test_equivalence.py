@@ -1,0 +1,254 @@
+"""However a text comes about, its tokens are the same: a row for each way, and for ways together.
+
+The truth is the naive loop: every token from the whole text anew, no cache, the core's attention. All else is
+there to be quicker. In float64 the tokens are equal, greedy and drawn; in float32 the logits agree to 1e-5.
+A row that would not use what it is named for fails `test_each_way_uses_its_technique`. A new technique is a
+line in ROUTES, or a decorator around one.
+"""
+
+from dataclasses import dataclass
+from types import SimpleNamespace
+
+import pytest
+import torch
+
+from common.generate import Sampling, generate
+from common.model import GPT, Cache, attend, set_attend
+from common.testing import close, tiny, trained
+from phase03_core_inference.project08_kv_cache import kv_cache
+from phase03_core_inference.project08_kv_cache.kv_cache import (
+    GrowingCache,
+    KVCache,
+    StaticCache,
+    caches_for,
+    decode,
+    decode_ragged,
+    drawn,
+    recompute,
+)
+from phase03_core_inference.project09_flash_attention import tiled
+from phase04_advanced_inference.project10_prompt_caching.prefix_cache import PrefixCache, PrefixIndex
+from phase04_advanced_inference.project12_dynamic_batching import batching, scheduler, slots
+from phase04_advanced_inference.project12_dynamic_batching.engine import Engine, SlotStore
+
+START = [3, 5, 7, 9, 11, 13, 15, 17]  # what most prompts begin with
+PROMPTS = [[*START, 19], [*START, 19, 21, 23], [4], [*START, 18, 20], [*START, 19, 21, 23, 25], [30, 1, 4, 7]]
+SAMPLINGS = [
+    Sampling(max_tokens=9, temperature=0, seed=0),
+    Sampling(max_tokens=14, temperature=1.5, seed=1),
+    Sampling(max_tokens=1, temperature=1.5, seed=2),
+    Sampling(max_tokens=6, temperature=2.0, top_k=5, seed=3),
+    Sampling(max_tokens=17, temperature=1.5, top_p=0.9, seed=4),
+    Sampling(max_tokens=11, temperature=0, seed=5),
+]
+
+
+@pytest.fixture(scope="module")
+def model():
+    return trained()
+
+
+# ---- ways to decode: route(model, prompts, samplings) -> a list of ids for each prompt ----
+
+
+def alone(make):
+    """Each prompt by itself; make(model, size): its caches."""
+
+    def route(model, prompts, samplings):
+        answers = []
+        for ids, one in zip(prompts, samplings, strict=True):
+            caches = make(model, len(ids) + one.max_tokens)
+            answers += decode(model, torch.tensor([ids]), one.max_tokens, caches, drawn([one])).tolist()
+        return answers
+
+    return route
+
+
+def by_common(model, prompts, samplings):
+    """`common.generate`, each prompt by itself."""
+    pairs = zip(prompts, samplings, strict=True)
+    return [list(generate(model, [ids], one, eos_ids=())[0].ids) for ids, one in pairs]
+
+
+def padded(model, prompts, samplings):
+    """One batch of rows of different lengths; the short answers are cut off at the end."""
+    n = max(one.max_tokens for one in samplings)
+    caches = caches_for(model, StaticCache, len(prompts), max(map(len, prompts)) + n)
+    rows = decode_ragged(model, prompts, n, caches, drawn(samplings)).tolist()
+    return [row[: one.max_tokens] for row, one in zip(rows, samplings, strict=True)]
+
+
+def after_prefix(model, prompts, samplings):
+    """Prompts through one prefix cache, which by then knows how most of them begin."""
+    cache, answers = PrefixCache(model, budget=64, block=4), []
+    for ids, one in zip(prompts, samplings, strict=True):
+        found, choose = cache.prefill(ids, one.max_tokens), drawn([one])
+        first = choose(found.logits[None], 0)
+        answers.append(first.tolist())
+        if one.max_tokens > 1:
+            rest = decode(model, first[None], one.max_tokens - 1, found.caches,
+                          lambda logits, i, choose=choose: choose(logits, i + 1))  # fmt: skip
+            answers[-1] += rest[0].tolist()
+    return answers
+
+
+def static_batches(model, prompts, samplings):
+    """Batches of three, each until its longest answer ends."""
+    answers = []
+    for i in range(0, len(prompts), 3):
+        some = samplings[i : i + 3]
+        lengths = [one.max_tokens for one in some]
+        answers += batching.run_batch(model, prompts[i : i + 3], lengths, drawn(some))
+    return answers
+
+
+def engine(prefix=None, draft=None, *, rows=3, step=8, budget=None, store=SlotStore):
+    """Continuous batching. prefix, draft: called for a new one."""
+
+    def route(model, prompts, samplings):
+        made = Engine(model, store(model, rows, 40, budget=budget), max_batch=rows, max_step_tokens=step,
+                      prefix=prefix and prefix(), draft=draft and draft(model))  # fmt: skip
+        return [list(answer.ids) for answer in made.generate(prompts, samplings)]
+
+    return route
+
+
+def attending(fn, route):
+    """The same with another attention at the seam."""
+
+    def changed(model, prompts, samplings):
+        set_attend(model, fn)
+        try:
+            return route(model, prompts, samplings)
+        finally:
+            set_attend(model, attend)
+
+    return changed
+
+
+@dataclass(frozen=True)
+class Way:
+    """A route, and what it must use: (owner, name of its function, whether a result counts as used)."""
+
+    route: object
+    uses: tuple = ()
+
+
+def index():
+    return PrefixIndex(block=4)
+
+
+GROWING, COUNTING, ADDRESSED = ((kind, "update") for kind in (GrowingCache, KVCache, StaticCache))
+FLASH = tiled, "fold"
+SLOTS = slots.SlotCache, "update"
+HIT = PrefixIndex, "match", lambda found: found[0] > 0
+PREEMPTED = scheduler.Scheduler, "preempt"
+BATCHED = slots.SlotCache, "update", lambda kv: kv[0].size(0) > 1
+
+ROUTES = {
+    "generate": Way(by_common, [(Cache, "update")]),
+    "cache that grows": Way(alone(lambda m, n: caches_for(m, GrowingCache, 1, n)), [GROWING]),
+    "cache": Way(alone(lambda m, n: caches_for(m, KVCache, 1, n)), [COUNTING]),
+    "addressed, padded": Way(padded, [ADDRESSED]),
+    "flash": Way(attending(tiled.attend, alone(lambda m, n: None)), [FLASH]),
+    "flash, cache": Way(attending(tiled.attend, alone(lambda m, n: caches_for(m, KVCache, 1, n))),
+                        [FLASH, COUNTING]),
+    "flash, padded": Way(attending(tiled.attend, padded), [FLASH, ADDRESSED]),
+    "prefix": Way(after_prefix, [HIT, COUNTING]),
+    "flash, prefix": Way(attending(tiled.attend, after_prefix), [FLASH, HIT]),
+    "static batches": Way(static_batches, [ADDRESSED]),
+    "engine": Way(engine(), [SLOTS, BATCHED]),
+    "engine, alone": Way(engine(rows=1), [SLOTS]),
+    "engine, whole prompts": Way(engine(rows=6, step=64), [BATCHED]),
+    "engine, preempted": Way(engine(budget=34), [BATCHED, PREEMPTED]),
+    "engine, prefix": Way(engine(index), [BATCHED, HIT]),
+    "engine, prefix, preempted": Way(engine(index, budget=34), [HIT, PREEMPTED]),
+    "engine, flash": Way(attending(tiled.attend, engine()), [FLASH, BATCHED]),
+    "engine, flash, prefix, preempted": Way(attending(tiled.attend, engine(index, budget=34)),
+                                            [FLASH, BATCHED, HIT, PREEMPTED]),
+}  # fmt: skip
+
+
+@pytest.fixture(scope="module")
+def truth(model):
+    """The naive loop's answers, and drawing made a difference."""
+    answers = alone(lambda model, size: None)(model, PROMPTS, SAMPLINGS)
+    greedy = [recompute(model, torch.tensor([ids]), len(answer))[0].tolist()
+              for ids, answer in zip(PROMPTS, answers, strict=True)]  # fmt: skip
+    assert [a == b for a, b in zip(answers, greedy, strict=True)].count(False) >= 2
+    return answers
+
+
+@pytest.mark.parametrize("name", ROUTES)
+def test_same_tokens(name, model, truth):
+    assert ROUTES[name].route(model, PROMPTS, SAMPLINGS) == truth
+
+
+class Used(Exception):
+    """The technique was reached."""
+
+
+@pytest.mark.parametrize("name", ROUTES)
+def test_each_way_uses_its_technique(name, model, monkeypatch):
+    """Made to raise where it is used, the technique makes the row raise."""
+    for owner, what, *rest in ROUTES[name].uses:
+        original, counts = getattr(owner, what), rest[0] if rest else lambda result: True
+
+        def trapped(*args, original=original, counts=counts, **kwargs):
+            result = original(*args, **kwargs)
+            if counts(result):
+                raise Used
+            return result
+
+        with monkeypatch.context() as patch:
+            patch.setattr(owner, what, trapped)
+            with pytest.raises(Used):
+                ROUTES[name].route(model, PROMPTS, SAMPLINGS)
+
+
+def test_the_truth_uses_no_cache(model, monkeypatch):
+    for kind in (Cache, KVCache, StaticCache, GrowingCache, slots.SlotCache):
+        monkeypatch.setattr(kind, "update", None)
+    monkeypatch.setattr(kv_cache, "decode_ragged", None)
+    assert len(recompute(model, torch.tensor([[3, 5]]), 4)[0]) == 4
+
+
+# ---- logits, in float32 ----
+
+
+def slot_caches(model, size):
+    """A view of the third slot of three, one for each block."""
+    store = SlotStore(model, 3, size)
+    for id in range(3):
+        store.open(id, [1])
+    return store.caches(SimpleNamespace(ids=(2,), longest=size))
+
+
+ATTENDS = {"core": attend, "flash": tiled.attend}
+CACHES = {
+    "counting": lambda model, size: caches_for(model, KVCache, 1, size),
+    "addressed": lambda model, size: caches_for(model, StaticCache, 1, size),
+    "slots": slot_caches,
+}
+
+
+@pytest.mark.parametrize("chunk", [1, 5, 23])
+@pytest.mark.parametrize("kind", CACHES)
+@pytest.mark.parametrize("name", ATTENDS)
+@torch.no_grad()
+def test_same_logits_in_float32(name, kind, chunk):
+    """The logits of every token, read in chunks through a cache, beside one forward without: to 1e-5."""
+    torch.manual_seed(0)
+    model = GPT(tiny()).eval()
+    for p in model.parameters():
+        p.mul_(4 if p.dim() > 1 else 1)  # logits of about 1, so that 1e-5 says something
+    tokens = torch.randint(97, (1, 23))
+    want = model(tokens)
+    assert 0.3 < want.std() < 30
+    caches, got = CACHES[kind](model, 23), []
+    set_attend(model, ATTENDS[name])
+    for i in range(0, 23, chunk):
+        part = tokens[:, i : i + chunk]
+        where = {} if kind == "counting" else {"positions": i + torch.arange(part.size(1))[None]}
+        got.append(model(part, caches=caches, **where))
+    close(torch.cat(got, dim=1), want, f"{name}, {kind}, in chunks of {chunk}", rtol=1e-5, atol=1e-5)
