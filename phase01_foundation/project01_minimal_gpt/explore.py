@@ -5,13 +5,13 @@ those only. Every part prints what it found and saves a picture.
 """
 
 import math
-import shutil
 from dataclasses import dataclass, replace
 from functools import cached_property
 
 import torch
 
 from common import plots
+from common.cli import explore
 from common.cli.script import script
 from common.errors import UserError
 
@@ -41,8 +41,7 @@ class Config:
     """Also put the pictures into results/, where the lesson shows them."""
 
     def __post_init__(self):
-        if strange := set(self.parts) - set(PARTS):
-            raise UserError(f"no part is called {', '.join(sorted(strange))}: there are {', '.join(PARTS)}")
+        explore.known(self.parts, PARTS)
         if min(self.steps, self.seeds, self.frames, self.rows) < 1:
             raise UserError("steps, seeds, frames and rows must all be at least 1")
 
@@ -50,7 +49,7 @@ class Config:
 PRESETS = {"smoke": Config(steps=3, seeds=1, frames=2, rows=4, windows=4), "cpu": Config()}
 
 
-class Lab:
+class Lab(explore.Album):
     """What the experiments share: the text, a trained model, and a place for pictures."""
 
     def __init__(self, config, run):
@@ -69,14 +68,6 @@ class Lab:
         self.run.say(f"no finished run of preset {self.run.preset} on {self.corpus} yet: training one first")
         sizes = replace(train.PRESETS[self.run.preset], corpus=self.config.corpus)
         return generate.trained(sizes, self.run.folder / "model", "cpu", self.run.say)[0]
-
-    def save(self, fig, name):
-        self.keep(plots.save(fig, self.run.folder / name))
-
-    def keep(self, path):
-        if self.config.publish:
-            shutil.copy(path, self.run.project / "results" / path.name)
-        self.run.say(f"  picture: {path}")
 
 
 def heads(lab):
@@ -178,11 +169,8 @@ EXPERIMENTS = dict(zip(PARTS, (heads, positions, sampling, mask, qkv, order, abl
 
 
 def main(config, run):
-    lab, found = Lab(config, run), {}
-    for name in config.parts:
-        run.say(f"\n{name}: {EXPERIMENTS[name].__doc__}")
-        found |= EXPERIMENTS[name](lab)
-    run.finish(found, corpus=lab.corpus)
+    lab = Lab(config, run)
+    run.finish(explore.each(lab, EXPERIMENTS), corpus=lab.corpus)
 
 
 if __name__ == "__main__":

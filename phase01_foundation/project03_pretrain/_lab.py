@@ -9,6 +9,7 @@ import torch
 from torch import nn
 
 from common import tokenizer as tokenizers
+from common.cli import explore
 from common.model import GPT, ModelConfig
 from common.recipe import TrainConfig, learning_rate
 from data.tinytown import TinyTown
@@ -18,7 +19,7 @@ from ._build import adamw
 from .objectives import CausalLM
 
 
-class Lab:
+class Lab(explore.Album):
     """TinyTown in small: its pages as ids, models of 2 x 64 unless told otherwise, and a judge."""
 
     def __init__(self, config, run, context=64, rows=16):

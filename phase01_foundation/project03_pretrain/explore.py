@@ -4,10 +4,9 @@ Every experiment trains models of some ten thousand weights on TinyTown, prints 
 picture. `--parts scaling` does that one only.
 """
 
-import shutil
 from dataclasses import dataclass
 
-from common import plots
+from common.cli import explore
 from common.cli.script import script
 from common.errors import UserError
 
@@ -41,9 +40,7 @@ class Config:
     """Also put the pictures into results/, where the lesson shows them."""
 
     def __post_init__(self):
-        if strange := set(self.parts) - set(EXPERIMENTS):
-            known = ", ".join(EXPERIMENTS)
-            raise UserError(f"no part is called {', '.join(sorted(strange))}: there are {known}")
+        explore.known(self.parts, EXPERIMENTS)
         if min(self.steps, self.seeds, self.judged, self.knowledge) < 1 or self.characters < 50_000:
             raise UserError("steps, seeds, knowledge and judged must be at least 1, characters 50,000")
 
@@ -52,25 +49,12 @@ PRESETS = {"smoke": Config(characters=60_000, vocab_size=300, steps=3, judged=10
            "cpu": Config(), "gpu": Config(steps=2000, seeds=3)}  # fmt: skip
 
 
-class Published(Lab):
-    """A lab that keeps its pictures, in results/ too if asked."""
-
-    def save(self, fig, name):
-        path = plots.save(fig, self.run.folder / name)
-        self.run.say(f"  picture: {path}")
-        if self.config.publish:
-            shutil.copy(path, self.run.project / "results" / name)
-
-
 def main(config, run):
-    lab, found = Published(config, run), {}
+    lab = Lab(config, run)
     run.say(
         f"TinyTown in small: {len(lab.ids):,} tokens of {config.vocab_size} ids, {len(lab.valid):,} held out"
     )
-    for name in config.parts:
-        run.say(f"\n{name}: {EXPERIMENTS[name].__doc__}")
-        found |= {f"{name}: {key}": value for key, value in EXPERIMENTS[name](lab).items()}
-    run.finish(found, corpus="tinytown")
+    run.finish(explore.each(lab, EXPERIMENTS), corpus="tinytown")
 
 
 if __name__ == "__main__":

@@ -5,7 +5,7 @@ from itertools import islice
 
 from common import hub
 from common import tokenizer as tokenizers
-from common.cli import chain
+from common.cli import chain, explore
 from common.device import seed_all
 from common.training import train
 from data.tinytown import TinyTown
@@ -17,7 +17,7 @@ from .sft import AnswerLoss, Example, encode, prompt, truncate
 ASKED = (*skill.KNOWLEDGE, "list", "json", "persona", "refusal")  # what the experiments teach and ask
 
 
-class Lab:
+class Lab(explore.Album):
     """The base model, never changed: each training has a copy of its own."""
 
     def __init__(self, config, run):

@@ -4,12 +4,11 @@ Every experiment tunes copies of the base model on some rows of TinyTown, prints
 picture. `--parts template` does that one only.
 """
 
-import shutil
 from dataclasses import dataclass
 
-from common import plots
+from common.cli import explore
 from common.cli.script import script
-from common.errors import UserError, demand
+from common.errors import demand
 
 from . import _break, _see
 from ._lab import Lab
@@ -46,9 +45,7 @@ class Config:
     """Also put the pictures into results/, where the lesson shows them."""
 
     def __post_init__(self):
-        if strange := set(self.parts) - set(EXPERIMENTS):
-            known = ", ".join(EXPERIMENTS)
-            raise UserError(f"no part is called {', '.join(sorted(strange))}: there are {known}")
+        explore.known(self.parts, EXPERIMENTS)
         demand(min(self.rows // 8, self.judged, self.batch_size) >= 1, "rows must be at least 8, others 1")
         demand(self.sizes and self.sizes[0] <= self.rows, "the first of sizes must not be above rows")
 
@@ -57,22 +54,9 @@ PRESETS = {"smoke": Config(rows=16, batch_size=8, judged=1, text=300, sizes=(8, 
            "gpu": Config(rows=40_000, judged=100, text=100_000, learning_rate=3e-4)}  # fmt: skip
 
 
-class Published(Lab):
-    """A lab that keeps its pictures, in results/ too if asked."""
-
-    def save(self, fig, name):
-        path = plots.save(fig, self.run.folder / name)
-        self.run.say(f"  picture: {path}")
-        if self.config.publish:
-            shutil.copy(path, self.run.project / "results" / name)
-
-
 def main(config, run):
-    lab, found = Published(config, run), {}
-    for name in config.parts:
-        run.say(f"\n{name}: {EXPERIMENTS[name].__doc__}")
-        found |= {f"{name}: {key}": value for key, value in EXPERIMENTS[name](lab).items()}
-    run.finish(found, corpus="tinytown")
+    lab = Lab(config, run)
+    run.finish(explore.each(lab, EXPERIMENTS), corpus="tinytown")
 
 
 if __name__ == "__main__":

@@ -8,6 +8,7 @@ import torch
 from torch import nn
 
 from common import plots
+from common.cli import explore
 from common.device import dtype_for, seed_all
 from common.recipe import TrainConfig, adamw, learning_rate
 from phase02_finetuning.project04_sft.sft import AnswerLoss, pack
@@ -15,7 +16,7 @@ from phase02_finetuning.project04_sft.sft import AnswerLoss, pack
 from . import _build, _memory, lora
 
 
-class Lab:
+class Lab(explore.Album):
     """A base model, rows to learn from and rows to judge on, and one short training."""
 
     def __init__(self, config, run, base, tokenizer):
@@ -25,9 +26,6 @@ class Lab:
         self.learn = _build.examples(tokenizer, table, self.context)
         held = _build.rows("held-out", config.held_out, config.seed)
         self.held = _build.examples(tokenizer, held, self.context)
-
-    def save(self, fig, name):
-        raise NotImplementedError("the script says where pictures go")
 
     def loss(self, model):
         """Nats a token of unseen answers; infinite if the model is broken."""

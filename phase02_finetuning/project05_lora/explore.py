@@ -4,12 +4,11 @@ Every experiment fine-tunes the base model (or a tiny one made now) on TinyTown'
 while. `--parts rank` does that one only; `--publish` also puts the pictures into results/.
 """
 
-import shutil
 from dataclasses import dataclass
 
-from common import hub, plots
+from common import hub
 from common import tokenizer as tokenizers
-from common.cli import chain
+from common.cli import chain, explore
 from common.cli.script import script
 from common.errors import demand
 
@@ -53,8 +52,7 @@ class Config:
     """Start of the random numbers."""
 
     def __post_init__(self):
-        strange = sorted(set(self.parts) - set(EXPERIMENTS))
-        demand(not strange, f"no part is called {', '.join(strange)}: there are {', '.join(EXPERIMENTS)}")
+        explore.known(self.parts, EXPERIMENTS)
         least = min(self.steps, self.batch_size, self.held_out, self.rows, self.layers, *self.ranks)
         demand(least >= 1, "steps, batch_size, held_out, rows, layers and ranks start at 1")
         demand(not set(self.sides) - set(_see.SIDES), f"sides are some of {', '.join(_see.SIDES)}")
@@ -69,24 +67,10 @@ PRESETS = {
 }  # fmt: skip
 
 
-class Lab(_see.Lab):
-    """A lab that keeps its pictures, in results/ too if asked."""
-
-    def save(self, fig, name):
-        path = plots.save(fig, self.run.folder / name)
-        self.run.say(f"  picture: {path}")
-        if self.config.publish:
-            shutil.copy(path, self.run.project / "results" / name)
-
-
 def main(config, run):
     folder = chain.find("base", config.model, say=run.say)
-    lab = Lab(config, run, hub.load(folder, device=run.device), tokenizers.load(folder))
-    found = {}
-    for name in config.parts:
-        run.say(f"\n{name}: {EXPERIMENTS[name].__doc__}")
-        found |= {f"{name}: {key}": value for key, value in EXPERIMENTS[name](lab).items()}
-    run.finish(found, corpus="tinytown")
+    lab = _see.Lab(config, run, hub.load(folder, device=run.device), tokenizers.load(folder))
+    run.finish(explore.each(lab, EXPERIMENTS), corpus="tinytown")
 
 
 if __name__ == "__main__":

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import torch
 
+from common.cli import explore
 from common.cli.script import Run
 from data.tinytown import reward
 from phase02_finetuning.project04_sft import skill
@@ -18,7 +19,7 @@ from .dpo import PreferenceLoss
 from .train import PRESETS
 
 
-class Lab:
+class Lab(explore.Album):
     """The reference (the model after plain fine-tuning), the rows, and ways to tune a copy of it."""
 
     def __init__(self, config, run):

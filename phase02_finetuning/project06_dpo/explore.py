@@ -4,12 +4,11 @@ Every experiment starts from models/sft (or a tiny stand-in), tunes it for some 
 and saves a picture. `--parts hacking` does that one only.
 """
 
-import shutil
 from dataclasses import dataclass
 
-from common import plots
+from common.cli import explore
 from common.cli.script import script
-from common.errors import UserError, demand
+from common.errors import demand
 
 from . import _break, _see
 from ._lab import Lab
@@ -48,9 +47,7 @@ class Config:
     """Start of the random numbers."""
 
     def __post_init__(self):
-        if strange := set(self.parts) - set(EXPERIMENTS):
-            known = ", ".join(EXPERIMENTS)
-            raise UserError(f"no part is called {', '.join(sorted(strange))}: there are {known}")
+        explore.known(self.parts, EXPERIMENTS)
         least = min(self.pairs, self.held_out, self.steps, self.phases, self.prompts)
         demand(least >= 1, "pairs, held_out, steps, phases and prompts must be at least 1")
 
@@ -62,22 +59,9 @@ PRESETS = {
 }
 
 
-class Published(Lab):
-    """A lab that keeps its pictures, in results/ too if asked."""
-
-    def save(self, fig, name):
-        path = plots.save(fig, self.run.folder / name)
-        self.run.say(f"  picture: {path}")
-        if self.config.publish:
-            shutil.copy(path, self.run.project / "results" / name)
-
-
 def main(config, run):
-    lab, found = Published(config, run), {}
-    for name in config.parts:
-        run.say(f"\n{name}: {EXPERIMENTS[name].__doc__}")
-        found |= {f"{name}: {key}": value for key, value in EXPERIMENTS[name](lab).items()}
-    run.finish(found, corpus="tinytown")
+    lab = Lab(config, run)
+    run.finish(explore.each(lab, EXPERIMENTS), corpus="tinytown")
 
 
 if __name__ == "__main__":

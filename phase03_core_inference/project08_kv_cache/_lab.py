@@ -1,15 +1,14 @@
 """What the experiments share: a model of any size to time, one of the chain to read, pictures, a training."""
 
-import shutil
 import time
 from functools import cached_property
 
 import torch
 from torch import nn
 
-from common import hub, plots, tokenizer
+from common import hub, tokenizer
 from common.benchmark import Stopwatch
-from common.cli import chain
+from common.cli import chain, explore
 from common.device import synchronize
 from common.errors import UserError
 from common.model import GPT, ModelConfig
@@ -18,7 +17,7 @@ from data.tinytown import TinyTown
 from phase01_foundation.project03_pretrain.objectives import CausalLM
 
 
-class Lab:
+class Lab(explore.Album):
     """`timed`: untrained, of the settings' sizes, as weights do not change speed. `model`: of the chain."""
 
     def __init__(self, config, run):
@@ -78,11 +77,6 @@ class Lab:
         watch(call)
         return min(watch(call)[0] for _ in range(repeats))
 
-    def save(self, fig, name: str) -> None:
-        path = plots.save(fig, self.run.folder / name)
-        self.say(f"  picture: {path}")
-        if self.config.publish:
-            shutil.copy(path, self.run.project / "results" / name)
 
 
 # ---- a small training ----

@@ -5,6 +5,7 @@ Every experiment prints what it found; those that see save a picture. `--parts l
 
 from dataclasses import dataclass
 
+from common.cli import explore
 from common.cli.script import script
 from common.errors import UserError
 
@@ -48,9 +49,7 @@ class Config:
     """Also put the pictures into results/, where the lesson shows them."""
 
     def __post_init__(self):
-        if strange := set(self.parts) - set(EXPERIMENTS):
-            known = ", ".join(EXPERIMENTS)
-            raise UserError(f"no part is called {', '.join(sorted(strange))}: there are {known}")
+        explore.known(self.parts, EXPERIMENTS)
         if not self.prompts or min(*self.prompts, self.each, self.new, self.steps) < 1:
             raise UserError("prompts, each, new and steps must be at least 1")
         if max(self.prompts, default=1) + self.new > self.context:
@@ -66,11 +65,8 @@ PRESETS = {
 
 
 def main(config, run):
-    lab, found = Lab(config, run), {}
-    for name in config.parts:
-        run.say(f"\n{name}: {EXPERIMENTS[name].__doc__.strip().splitlines()[0]}")
-        found |= {f"{name}: {key}": value for key, value in EXPERIMENTS[name](lab).items()}
-    run.finish(found, corpus="tinytown")
+    lab = Lab(config, run)
+    run.finish(explore.each(lab, EXPERIMENTS), corpus="tinytown")
 
 
 if __name__ == "__main__":

@@ -3,10 +3,10 @@
 Every experiment prints what it found and saves a picture. `--parts memory` does that one only.
 """
 
-import shutil
 from dataclasses import dataclass
 
 from common import plots, profiling
+from common.cli import explore
 from common.cli.script import script
 from common.errors import UserError
 
@@ -37,9 +37,7 @@ class Config:
     """Also put the pictures into results/, where the lesson shows them."""
 
     def __post_init__(self):
-        if strange := set(self.parts) - set(EXPERIMENTS):
-            known = ", ".join(EXPERIMENTS)
-            raise UserError(f"no part is called {', '.join(sorted(strange))}: there are {known}")
+        explore.known(self.parts, EXPERIMENTS)
         if min(self.tiles, self.heads, self.head_dim, self.steps) < 1:
             raise UserError("tiles, heads, head_dim and steps must be at least 1")
         if self.longest < 64 or self.characters < 10_000:
@@ -51,7 +49,7 @@ PRESETS = {"smoke": Config(tiles=2, longest=64, heads=2, head_dim=16, steps=2, c
            "gpu": Config(longest=8192, heads=4)}  # fmt: skip
 
 
-class Lab:
+class Lab(explore.Album):
     """What an experiment needs of the run: sizes, a device, a place for its picture."""
 
     def __init__(self, config, run):
@@ -66,25 +64,13 @@ class Lab:
         small = {} if self.config.longest >= 1024 else {"size": 256, "megabytes": 16}
         return profiling.ceilings(self.device, seconds=0.3, **small)
 
-    def save(self, fig, name):
-        self.keep(plots.save(fig, self.run.folder / name))
-
     def animate(self, draw, frames, name, *, seconds):
         self.keep(plots.animate(draw, frames, self.run.folder / name, seconds=seconds))
 
-    def keep(self, path):
-        """Say where a picture is; in results/ too if asked."""
-        self.say(f"  picture: {path}")
-        if self.config.publish:
-            shutil.copy(path, self.run.project / "results" / path.name)
-
 
 def main(config, run):
-    lab, found = Lab(config, run), {}
-    for name in config.parts:
-        run.say(f"\n{name}: {EXPERIMENTS[name].__doc__}")
-        found |= {f"{name}: {key}": value for key, value in EXPERIMENTS[name](lab).items()}
-    run.finish(found, corpus="tinytown")
+    lab = Lab(config, run)
+    run.finish(explore.each(lab, EXPERIMENTS), corpus="tinytown")
 
 
 if __name__ == "__main__":

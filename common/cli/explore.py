@@ -1,0 +1,43 @@
+"""What every explore.py shares: experiments by name, one after the other, and a place for their pictures.
+
+    EXPERIMENTS = {"heads": heads, "mask": mask}      each a function of the lab, that returns its figures
+
+    class Lab(explore.Album): ...                     has `config` (with parts and publish) and `run`
+    found = explore.each(Lab(config, run), EXPERIMENTS)
+"""
+
+import shutil
+from collections.abc import Callable, Collection, Mapping
+from pathlib import Path
+
+from common import plots
+from common.errors import demand
+
+
+def known(parts: Collection[str], experiments: Collection[str]) -> None:
+    """Refuse parts that are no experiments (UserError, with those that there are)."""
+    strange = sorted(set(parts) - set(experiments))
+    demand(not strange, f"no part is called {', '.join(strange)}: there are {', '.join(experiments)}")
+
+
+class Album:
+    """Pictures of a lab with `config` and `run`: in the run's folder, with --publish in results/ too."""
+
+    def save(self, fig, name: str) -> None:
+        """A figure of matplotlib."""
+        self.keep(plots.save(fig, self.run.folder / name))
+
+    def keep(self, path: Path) -> None:
+        """A picture that lies in the run's folder already."""
+        self.run.say(f"  picture: {path}")
+        if self.config.publish:
+            shutil.copy(path, self.run.project / "results" / path.name)
+
+
+def each(lab, experiments: Mapping[str, Callable]) -> dict:
+    """Do the parts that the lab's config names, in that order; the figures of each under "part: figure"."""
+    found = {}
+    for name in lab.config.parts:
+        lab.run.say(f"\n{name}: {experiments[name].__doc__.strip().splitlines()[0]}")
+        found |= {f"{name}: {key}": value for key, value in experiments[name](lab).items()}
+    return found
