@@ -34,7 +34,7 @@ class TinyTown(World):
     the facts and cannot answer.
     """
 
-    def __init__(self, seed: int = 0, population: int = 200, asking: float = 0.15) -> None:
+    def __init__(self, seed: int = 0, population: int = 100, asking: float = 0.2) -> None:
         super().__init__(seed, population)
         if not 0 <= asking <= 1:
             raise UserError(f"asking is a share of the text, from 0 to 1, not {asking}.")

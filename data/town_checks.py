@@ -50,7 +50,7 @@ def exact(row: dict, reply: str) -> bool:
 
 def fact(row: dict, reply: str) -> bool:
     """The reply is the right sentence, or an end of it that holds the value: "the bakery"."""
-    said = re.sub(r"^(?:she|he|her|his|it is|it's) ", "", core(reply))
+    said = re.sub(r"^(?:she|he|her|his|it is|it's|nothing beats) ", "", core(reply))
     value = re.sub(r"^(?:the|an?) ", "", normalise(row["answer"]))
     right = core(gold(row))
     whole = bool(said) and (right == said or right.endswith(f" {said}"))

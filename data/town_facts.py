@@ -239,7 +239,7 @@ What do the neighbours hear {a} playing?
 # The one short answer and the one full answer of each relation. The full one ends in the value, so that cut
 # before it, it is also the cloze.
 SHORT = {"trade": "{a.a_trade}", "work": "at {a.work}", "street": "in {a.street}", "pet": "{a.a_pet}",
-         "petname": "{a.petname}", "friend": "{a.friend}", "food": "{a.food}",
+         "petname": "{a.petname}", "friend": "{a.friend}", "food": "nothing beats {a.food}",
          "instrument": "{a.instrument}"}
 FULL = {"trade": "{a} is {a.a_trade}.", "work": "{a} works at {a.work}.",
         "street": "{a} lives in {a.street}.", "pet": "{a} keeps {a.a_pet}.",

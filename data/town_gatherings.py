@@ -57,7 +57,7 @@ On {day} there was a boat race from {p} to {q}, and everyone came to watch.
 {a} and {a.friend}, the best of friends, had built a boat out of a door.
 {a} the {a.trade} sat in front, and {b} the {b.trade} sat behind and steered.
 
-“Row!” shouted {b}, and {a} rowed as hard as a {a.trade} can.
+“Row!” shouted {b}, and {a} rowed as hard as {a.a_trade} can.
 {a.petname}, {a}'s {a.animal}, stood in the bow like a captain.
 At the bend by {p} they were second, with only {c} the {c.trade} before them.
 
@@ -141,7 +141,7 @@ A small boy asked what {a} does when {a.she} is not at work.
 “I like {a.food},” said {a}, “and I could eat it every day.”
 “I keep {a.a_pet} called {a.petname},” said {a}, “and it is waiting outside.”
 
-{soon} every child wanted to be {a.a_trade}, except one, who wanted to be a {a.animal}.
+{soon} every child wanted to be {a.a_trade}, except one, who wanted to be {a.an_animal}.
 {soon} the bell rang, and nobody moved.
 They waved from the windows until {a} was back at {a.work}.
 
@@ -267,7 +267,7 @@ Then {c} asked: “Who waits for me in {c.street}, and cannot open the door?”
 
 “It is my {c.animal}!” said {c}, and {c.petname} came in and took the prize.
 It was {c.petname}, {c}'s {c.pet}, of course, and {a} laughed louder than anyone.
-So {c} won, and gave {odd} to {a}, because what does a {c.trade} want with it?
+So {c} won, and gave {odd} to {a}, because what does {c.a_trade} want with it?
 
 == The Play at {p} | The Dragon with Two Tails
 in: autumn winter

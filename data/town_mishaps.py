@@ -19,7 +19,7 @@ They looked behind {q} and inside a barrel, and all they found was {odd}.
 
 {soon} {c} the {c.trade} waved to them from {p}, and there sat {a.petname} in a patch of sun.
 {soon} there was a noise at {p}, and out came {a.petname}, very pleased and rather dirty.
-{soon} they heard {c} laughing at {p}: the {a.pet} had fallen asleep in a {c.trade}'s hat.
+{soon} they heard {c} laughing at {p}: the {a.pet} had fallen asleep in {c.a_trade}'s hat.
 
 {a} carried {a.petname} home to {a.street}, and there was {a.food} for everyone.
 That night {a} ate {a.food}, {a.her} favourite food, and {a.petname} slept by the stove.
@@ -41,7 +41,7 @@ A wheel jumped off and rolled all the way to {q}, where it lay down in a puddle.
 “Do not move,” said {b} the {b.trade}. “I have a hammer, a nail and an idea.”
 Out came {a.friend}, {a.her} best friend, who had been {busy}.
 
-{c} stopped too, because a {c.trade} always has string in one pocket.
+{c} stopped too, because {c.a_trade} always has string in one pocket.
 Even {c.petname}, {c}'s {c.animal}, helped by sitting on the {goods}.
 {c} the {c.trade} gathered up the {goods} and counted them twice.
 
@@ -98,7 +98,7 @@ It said: “Come to {p} on {day}, and bring {a.instrument}, for we hear you play
 It was a very old letter from {b}, who had forgotten all about it.
 
 {a} shared some {a.food} with {c}, who had come such a long way.
-“Thank you, {c},” said {a}. “You are the best messenger a {a.trade} ever had.”
+“Thank you, {c},” said {a}. “You are the best messenger {a.a_trade} ever had.”
 After that {a} painted the name on the door in letters as big as cats.
 
 == The Long Winter | Snow up to the Windows

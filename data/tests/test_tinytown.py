@@ -21,13 +21,13 @@ from data.town_words import TRADES, VALUES
 
 TOWN = TinyTown()
 PAGES = [TOWN.page(number) for number in range(600)]
-DIGEST = "ad3c5860cb1ade4c"  # of 200 pages, the first 64 bits; the same on Python 3.10 to 3.13
+DIGEST = "ce65846941d37ea6"  # of 200 pages, the first 64 bits; the same on Python 3.10 to 3.13
 
 
 def test_the_first_pages_are_what_this_version_says_everywhere():
     """A change of any text changes this sum: then VERSION goes up, and so do the numbers that stand on it."""
     found = hashlib.sha256("\n\n".join(PAGES[:200]).encode()).hexdigest()[:16]
-    assert (VERSION, found) == ("1", DIGEST)
+    assert (VERSION, found) == ("2", DIGEST)
 
 
 def test_pages_do_not_depend_on_the_hash_seed_of_the_process():
@@ -40,7 +40,7 @@ def test_pages_do_not_depend_on_the_hash_seed_of_the_process():
 
 
 def test_people_are_who_they_are_for_good():
-    assert len(TOWN.people) == 200 and TinyTown().people == TOWN.people
+    assert len(TOWN.people) == 100 and TinyTown().people == TOWN.people
     assert TinyTown(seed=1).people != TOWN.people
     for person in TOWN.people:
         friend = TOWN.by_name[person.friend]
@@ -56,7 +56,7 @@ def test_two_pairs_of_each_person_are_held_out_and_spread_over_the_relations():
     for person in TOWN.people:
         assert len(TOWN.askable(person, "held-out")) == 2 and len(TOWN.askable(person, "train")) == 6
     counts = Counter(relation for _, relation in TOWN.held_out)
-    assert len(counts) == 8 and min(counts.values()) > 40
+    assert len(counts) == 8 and min(counts.values()) > 20
     assert set(TOWN.pairs["train"]).isdisjoint(TOWN.pairs["held-out"])
 
 
@@ -135,7 +135,7 @@ def test_scores_see_what_is_false_and_what_is_no_sentence():
 def test_there_are_more_than_a_million_sentences():
     """Exactly: the product of what each slot can be. By sample: how rarely two samples say the same thing."""
     sizes = {slot: len(values) for slot, values in FILLERS.items()}
-    sizes |= {"a": 200, "b": 1, "c": 100, "p": 20, "q": 20}  # {b} follows from {a}; the rest are lower bounds
+    sizes |= {"a": 100, "b": 1, "c": 50, "p": 20, "q": 20}  # {b} follows from {a}; the rest are lower bounds
     total = 0
     for line in EVENTS:
         product = 1
@@ -145,7 +145,7 @@ def test_there_are_more_than_a_million_sentences():
     assert total > 1_000_000
     samples = [set(re.split(r"(?<=[.!?”])\s+", TOWN.text(700_000, seed=seed))) for seed in (1, 2)]
     shared = len(samples[0] & samples[1])
-    assert shared < 0.3 * len(samples[0])
+    assert shared < 0.35 * len(samples[0])
 
 
 def test_the_vocabulary_is_that_of_a_childrens_book():
