@@ -110,7 +110,8 @@ def test_smoke_of_explore(tiny, capsys):
     assert sorted(path.name for path in folder.glob("*.*g*") if path.suffix in (".png", ".gif")) == names
     assert "training one first" in capsys.readouterr().out
     found = json.loads((folder / "result.json").read_text())["metrics"]
-    assert {"corpus_unmasked", "trained_q ↔ k", "norm: none, seed 0", "init_std_0.02"} <= found.keys()
+    kept = {"mask: corpus_unmasked", "qkv: trained_q ↔ k", "ablations: norm: none, seed 0"}
+    assert kept <= found.keys()
 
 
 def test_smoke_of_fast(tiny):
