@@ -8,7 +8,7 @@ from common import plots
 from ._lab import Unscaled, fit, side
 from .mixed_precision import LossScaler
 
-TINY = 2.0**-24  # of a loss
+TINY = 2.0**-18  # of a loss: 512 tokens become 134 million
 HIGH = 2.0**40  # a scale
 
 
@@ -39,7 +39,7 @@ def curves(lab, sides, name, unit=1.0):
 
 
 def tiny_loss(one):
-    """A side whose loss is divided: gradients as small as those of a batch of millions of tokens."""
+    """A side whose loss is divided: gradients as small as those of a batch 262,144 times as large."""
     whole = one.objective.forward
     one.objective.forward = lambda batch: whole(batch) * TINY
     return one

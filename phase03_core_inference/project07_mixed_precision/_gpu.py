@@ -68,7 +68,7 @@ def bench_bf16(b):  # pragma: no cover - gpu
 
 
 def passes(b, config, kind, batch):  # pragma: no cover - gpu
-    """A call: forward and backward of a compiled model, which returns its loss. `kind`: bf16, fp8, torchao."""
+    """A call: forward and backward of a compiled model; its loss. `kind`: bf16, fp8 or torchao."""
     torch.manual_seed(0)
     one = side("bf16" if kind == "torchao" else kind, GPT(config).to(b.device), convert=torchaos(kind))
     compiled = torch.compile(one.objective)

@@ -55,6 +55,7 @@ def delayed_scale(x, history, dtype):
 # ---- a product ---------------------------------------------------------------------------------------------
 
 
+@torch.compiler.assume_constant_result
 def native(device):
     """Does this device multiply float8? (H100 and later.) Elsewhere the product is emulated."""
     return device.type == "cuda" and torch.cuda.get_device_capability(device) >= (8, 9)

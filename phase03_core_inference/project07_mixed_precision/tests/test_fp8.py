@@ -1,5 +1,7 @@
 """Eight bits: rounding and products beside torch's own, the history by hand, gradients beside float32."""
 
+import copy
+
 import pytest
 import torch
 from torch import nn
@@ -137,3 +139,22 @@ def test_is_on_in_the_model():
     for layer in layers:
         assert all((history > 0).tolist() == [True] + 15 * [False] for history in layer.buffers())
     assert all(p.grad is not None and p.grad.isfinite().all() for p in model.parameters())
+
+
+def test_a_compiler_sees_one_graph():
+    """Compiled whole, forward and back: the same loss, gradients and histories, step after step."""
+    torch.manual_seed(0)
+    plain = mixed(with_fp8(GPT(tiny(vocab_size=32, n_layer=1))), Policy())
+    one, two = CausalLM(plain), CausalLM(copy.deepcopy(plain))
+    compiled = torch.compile(two, backend="aot_eager", fullgraph=True)
+    tokens = torch.randint(32, (2, 9), generator=torch.Generator().manual_seed(1))
+    for _ in range(3):
+        losses = [objective((tokens[:, :-1], tokens[:, 1:])) for objective in (one, compiled)]
+        for loss in losses:
+            loss.backward()
+        assert torch.equal(*losses)
+    assert all(torch.equal(p.grad, q.grad) for p, q in zip(one.parameters(), two.parameters(), strict=True))
+    histories = list(zip(one.buffers(), two.buffers(), strict=True))
+    assert len(histories) == 21
+    for mine, theirs in histories:
+        assert torch.equal(mine, theirs) and (mine > 0).tolist() == 3 * [True] + 13 * [False]

@@ -45,7 +45,8 @@ def test_smoke_train(home):
     assert found["bf16-masters: gradients"] == weights  # as the optimiser finds them: in float32
     assert found["fp32: states"] >= 2 * weights
     assert found["bf16-masters: activations"] < 0.8 * found["fp32: activations"]
-    assert 0.4 * weights < found["bf16: copies"] < 0.6 * weights and found["fp32: copies"] < 0.1 * weights
+    assert 0.38 * weights < found["bf16: copies"] < 0.41 * weights  # no copy of the embedding
+    assert found["fp32: copies"] < 0.1 * weights
     assert (home / "out" / "precisions.png").read_bytes().startswith(b"\x89PNG")
 
 
@@ -128,8 +129,8 @@ def test_commands_of_the_lesson_exist():
         assert not words or words[0].startswith("--") or words[0] in known
     parts = re.findall(r"--parts ([a-z ]+[a-z])(?=`|\s+#|\n)", text)
     assert parts and {part for names in parts for part in names.split()} <= set(explore.EXPERIMENTS)
-    for names in re.findall(r"--precisions ([a-z0-9 -]+)", text):
-        assert set(names.split()) <= set(_lab.PRECISIONS)
+    precisions = re.findall(r"--precisions ([a-z0-9 -]+)", text)
+    assert precisions and all({*names.split(" --")[0].split()} <= {*_lab.PRECISIONS} for names in precisions)
 
 
 def test_snippet_of_the_lesson_runs():
