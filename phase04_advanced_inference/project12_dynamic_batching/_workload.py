@@ -1,13 +1,19 @@
-"""The traffic that is measured: prompts, log-normal answers, Poisson arrivals; and how it is run."""
+"""The traffic that is measured: prompts, log-normal answers, Poisson arrivals; and how it is served."""
 
 import math
 import random
 import time
 from dataclasses import dataclass
 
-from common.generate import Sampling
+import torch
 
+from common.generate import Sampling
+from phase03_core_inference.project08_kv_cache.kv_cache import greedy
+
+from .batching import run_batch
 from .engine import Engine, SlotStore
+
+TIE = 1e-4  # logits this close are as good as equal: in float32 the last digits of two routes differ
 
 
 @dataclass(frozen=True)
@@ -47,23 +53,86 @@ def continuous(model, requests, B, **options):
     return [list(answer.ids) for answer in answers], engine.stats()
 
 
+# ---- as they arrive, by the clock; a token is out when it is drawn, whoever draws it ----
+
+
+def waits(one, first, last):
+    """What the sender of a request waited, in seconds: first and last are when those tokens were out."""
+    return {"ttft": first - one.at, "tpot": (last - first) / max(1, one.n - 1), "latency": last - one.at}
+
+
 def served(model, requests, B, **options):
-    """Requests as they arrive, by the clock: the engine's stats, and the seconds that it all took."""
-    engine, coming = built(model, requests, B, **options), list(requests)
+    """By the engine: (what each waited, by arrival; the seconds that it all took)."""
+    engine, coming, known, first, found = built(model, requests, B, **options), list(requests), {}, {}, {}
     began = time.perf_counter()
     while coming or engine.busy:
         now = time.perf_counter() - began
         while coming and coming[0].at <= now:
-            one = coming.pop(0)
-            engine.add(one.prompt, one.sampling)
-        if engine.busy:
-            engine.step()
-        elif coming:
-            time.sleep(coming[0].at - now)
-    return engine.stats(), time.perf_counter() - began
+            known[engine.add(coming[0].prompt, coming[0].sampling)] = coming[0]
+            del coming[0]
+        if not engine.busy:
+            time.sleep(max(0.0, coming[0].at - now))
+            continue
+        for event in engine.step():
+            now = time.perf_counter() - began
+            first.setdefault(event.id, now)
+            if event.finish:
+                found[event.id] = waits(known[event.id], first[event.id], now)
+    return [found[id] for id in sorted(found)], time.perf_counter() - began
+
+
+def served_in_batches(model, requests, B, max_wait=math.inf):
+    """The same by a server that forms batches: of B, or of those who are there after max_wait seconds."""
+    found, began = [], time.perf_counter()
+    while len(found) < len(requests):
+        rest = requests[len(found) :][:B]
+        start = min(rest[-1].at, rest[0].at + max_wait)
+        time.sleep(max(0.0, start - (time.perf_counter() - began)))
+        now, times = max(start, time.perf_counter() - began), []
+        members = [one for one in rest if one.at <= now]
+
+        def choose(logits, i, times=times):
+            ids = greedy(logits, i)
+            ids.tolist()  # waits for the device
+            times.append(time.perf_counter() - began)
+            return ids
+
+        run_batch(model, [list(one.prompt) for one in members], [one.n for one in members], choose)
+        found += [waits(one, times[0], times[one.n - 1]) for one in members]
+    return found, time.perf_counter() - began
 
 
 def percentile(values, p):
     """The p-th percentile, 0 to 100, of a list: the smallest value that p % of them do not exceed."""
     ranked = sorted(values)
     return ranked[max(0, math.ceil(p / 100 * len(ranked)) - 1)]
+
+
+def spread(found):
+    """{"ttft p50": seconds, …}: what half of the requests, 95 and 99 of 100 wait at most."""
+    return {f"{name} p{p}": percentile([one[name] for one in found], p)
+            for name in ("ttft", "tpot", "latency") for p in (50, 95, 99)}  # fmt: skip
+
+
+# ---- the same answers? ----
+
+
+@torch.no_grad()
+def differences(model, prompts, mine, theirs):
+    """(ties, faults): of the greedy answers that differ, how many first do so at a tie, and how many not.
+
+    In float32 a tie may fall either way, and all that follows with it. Another length is a fault.
+    """
+    ties = faults = 0
+    for ids, a, b in zip(prompts, mine, theirs, strict=True):
+        if a == b:
+            continue
+        i = next((i for i, pair in enumerate(zip(a, b, strict=False)) if pair[0] != pair[1]), None)
+        if i is None or len(a) != len(b):
+            faults += 1
+            continue
+        context = torch.tensor([[*ids, *a[:i]]], device=model.embed.weight.device)
+        logits = model.head(model.hidden(context)[0, -1])
+        tie = (logits.max() - logits[[a[i], b[i]]].min()).item() <= TIE
+        ties, faults = ties + tie, faults + (not tie)
+    return ties, faults

@@ -16,30 +16,18 @@ Yu et al. 2022, "Orca: A Distributed Serving System for Transformer-Based Genera
 import itertools
 import time
 from collections import Counter, deque
-from dataclasses import dataclass
 
 import torch
 
 from common.errors import demand
-from common.generate import Answer, Sampling, TokenLogprob, draw, evaluating, report, sample
+from common.generate import Sampling, evaluating
 
 from .scheduler import Scheduler, due_at
-from .sequence import sequence_of
+from .sequence import Event, gathered, sequence_of
 from .slots import SlotStore
-from .step import forwards, ragged
+from .step import draw_rows, forwards, ragged
 
 __all__ = ["Engine", "Event", "SlotStore"]
-
-@dataclass(frozen=True)
-class Event:
-    """What a step brought one request. finish: None | "stop" | "length" | "cancelled" | "error"."""
-
-    id: int
-    ids: tuple[int, ...] = ()
-    logprobs: tuple[TokenLogprob, ...] = ()
-    finish: str | None = None
-    error: str | None = None
-    text: str = ""  # whole characters, where the engine has a tokenizer
 
 
 class Engine:
@@ -54,6 +42,7 @@ class Engine:
                  eos_ids=None, clock=time.perf_counter):  # fmt: skip
         self.model, self.store, self.draft, self.tokenizer, self.clock = model, store, draft, tokenizer, clock
         self.store.prefix = prefix
+        self.place = getattr(store, "place", lambda id: 0)  # where neighbours are cheap to read together
         self.eos_ids = getattr(tokenizer, "eos_ids", ()) if eos_ids is None else eos_ids
         self.scheduler = Scheduler(store, max_batch=max_batch, max_step_tokens=max_step_tokens)
         self.numbers, self.sequences, self.mail, self.late = itertools.count(), {}, {}, []
@@ -67,14 +56,20 @@ class Engine:
         priority: higher is sooner. deadline: seconds from now by which its turn should have come. UserError
         for an empty prompt, an id that does not exist, a prompt over the context; nothing is queued then.
         """
-        now = self.clock()
-        due = due_at(now, priority, deadline)
-        sequence = sequence_of(
-            next(self.numbers), ids, sampling or Sampling(), self.model.config, self.store.capacity,
-            self.tokenizer, self.eos_ids, due=due, tenant=tenant, arrived=now,
-            deadline=None if deadline is None else now + deadline)  # fmt: skip
+        return self._queue(self._made(ids, sampling, priority, deadline, tenant))
+
+    def fork(self, id, sampling=None, *, priority=0, deadline=None, tenant=None):
+        """A new request that goes on from all that another one holds so far; returns its id.
+
+        What was computed is not computed again, where there is room and nobody waits for it; else the new
+        one queues and is read like any. tenant: by default the other's. UserError: no such request.
+        """
+        source = self._known(id)
+        tenant = source.tenant if tenant is None else tenant
+        sequence = self._made(source.ids, sampling or source.sampling, priority, deadline, tenant)
+        if not self.scheduler.fork(source, sequence):
+            return self._queue(sequence)
         self.sequences[sequence.id] = sequence
-        self.scheduler.add(sequence)
         return sequence.id
 
     @property
@@ -101,19 +96,23 @@ class Engine:
 
         What was drawn before comes as one event without log-probabilities.
         """
-        demand(id in self.sequences, f"no request {id} is waiting or running: it has ended, or never was")
-        self.mail[id] = deque()
-        if self.sequences[id].n_new:
-            self.mail[id].append(Event(id, tuple(self.sequences[id].new)))
-        return self._read(id)
+        sequence = self._known(id)
+        demand(id not in self.mail, f"request {id} has a stream already: read that one, or close it")
+        begun = Event(id, tuple(sequence.new), text=sequence.text)
+        self.mail[id] = deque([begun] if sequence.n_new else [])
+        self.late = [event for event in self.late if event.id != id]  # they are in `begun`
+        reader = self._read(id)
+        next(reader)  # begun, so that closing it runs its end
+        return reader
 
     def generate(self, prompts, sampling=None):
         """An Answer for each prompt, rows of any lengths. sampling: one, or one for each."""
         alike = sampling is None or isinstance(sampling, Sampling)
         samplings = [sampling] * len(prompts) if alike else list(sampling)
         demand(len(samplings) == len(prompts), f"{len(samplings)} samplings for {len(prompts)} prompts")
-        ids = [self.add(*pair) for pair in zip(prompts, samplings, strict=True)]
-        return [gathered(list(stream)) for stream in [self.stream(id) for id in ids]]
+        made = [self._made(*pair) for pair in zip(prompts, samplings, strict=True)]  # all are good, or none
+        streams = [self.stream(self._queue(sequence)) for sequence in made]
+        return [gathered(list(stream)) for stream in streams]
 
     def stats(self):
         """Counts since the start, what is held now, and seconds: of requests that ended, and of the host."""
@@ -125,6 +124,25 @@ class Engine:
                 "late": self.counts["late"], "seconds": dict(self.seconds),
                 "scheduling": self.seconds["schedule"] / total if total else 0.0,
                 "requests": list(self.done)}  # fmt: skip
+
+    # ---- how a request begins ----
+
+    def _known(self, id):
+        demand(id in self.sequences, f"no request {id} is waiting or running: it has ended, or never was")
+        return self.sequences[id]
+
+    def _made(self, ids, sampling=None, priority=0, deadline=None, tenant=""):
+        """A Sequence, checked, not queued yet."""
+        now = self.clock()
+        return sequence_of(
+            next(self.numbers), ids, sampling or Sampling(), self.model.config, self.store.capacity,
+            self.tokenizer, self.eos_ids, due=due_at(now, priority, deadline), tenant=tenant, arrived=now,
+            deadline=None if deadline is None else now + deadline)  # fmt: skip
+
+    def _queue(self, sequence):
+        self.sequences[sequence.id] = sequence
+        self.scheduler.add(sequence)
+        return sequence.id
 
     # ---- one step ----
 
@@ -151,6 +169,7 @@ class Engine:
     def _forward(self, part):
         """Feed a part; the events of those who thereby came to their next token."""
         began = self.clock()
+        part = sorted(part, key=lambda pair: self.place(pair[0].id))
         step = ragged(part, self.model.embed.weight.device)
         prepared = self.clock()
         with evaluating(self.model):
@@ -179,29 +198,24 @@ class Engine:
         """One token for each (sequence, row of logits (R, V))."""
         if not ready:
             return []
-        sequences, logits = [one for one, _ in ready], logits[[i for _, i in ready]]
-        samplings = [one.sampling for one in sequences]
-        draws = torch.tensor([draw(one.row.seed, one.n_new) for one in sequences], dtype=torch.float64)
-        seen = None
-        if any(one.repetition_penalty != 1 for one in samplings):
-            seen = torch.zeros_like(logits, dtype=torch.bool)
-            for row, one in enumerate(sequences):
-                seen[row, one.ids] = True
-        ids = sample(logits, samplings, draws, seen=seen)
-        drawn = zip(sequences, ids.tolist(), report(logits, ids, samplings), strict=True)
+        sequences = [one for one, _ in ready]
+        drawn = zip(sequences, *draw_rows(logits[[i for _, i in ready]], sequences), strict=True)
         return [self._accept(one, [id], [logprob]) for one, id, logprob in drawn]
 
     def _accept(self, sequence, ids, logprobs):
         """A sequence takes the ids that follow; an Event."""
         reading = sequence.n_new == 0
+        rejected = len(sequence.guesses) + 1 - len(ids)
         pieces, finish = sequence.accept(ids, logprobs)
+        if rejected:
+            self.store.reserve(sequence.id, sequence.computed)  # the room of what was guessed wrongly
         self.counts["drawn"] += len(pieces)
         sequence.first_at = self.clock() if reading else sequence.first_at
         if self.store.prefix is not None and (reading or finish):
             self.store.keep(sequence.id, sequence.ids[: sequence.computed])
-        known = tuple(piece.logprob for piece in pieces if piece.logprob)
-        what = {"ids": tuple(piece.id for piece in pieces), "logprobs": known,
-                "text": "".join(piece.text for piece in pieces)}  # fmt: skip
+        known, text = (piece.logprob for piece in pieces if piece.logprob), "".join(p.text for p in pieces)
+        sequence.text += text
+        what = {"ids": tuple(piece.id for piece in pieces), "logprobs": tuple(known), "text": text}
         return self._end(sequence, finish, **what) if finish else Event(sequence.id, **what)
 
     def _end(self, sequence, finish, **what):
@@ -229,6 +243,7 @@ class Engine:
     def _read(self, id):
         mail, finish = self.mail[id], None
         try:
+            yield
             while finish is None:
                 if not mail:
                     self._advance()
@@ -238,15 +253,3 @@ class Engine:
                     yield event
         finally:  # whoever stops listening loses nothing: the rest goes to `step`
             self.late += self.mail.pop(id)
-
-
-def gathered(events):
-    """The events of one request as an Answer. UserError where it did not come to its end."""
-    last = events[-1]
-    demand(last.finish in ("stop", "length"), f"request {last.id} ended early: {last.error or last.finish}")
-    return Answer(
-        ids=tuple(id for event in events for id in event.ids),
-        text="".join(event.text for event in events),
-        logprobs=tuple(logprob for event in events for logprob in event.logprobs),
-        finish=last.finish,
-    )

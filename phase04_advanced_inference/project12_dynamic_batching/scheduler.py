@@ -50,10 +50,12 @@ class Waiting:
 
     def push(self, sequence, active=()):
         """active: tenants who are being served. Who was away gets no credit for it: it begins level."""
-        tenant, others = sequence.tenant, {*self.tenants(), *active} - {sequence.tenant}
-        if others and tenant not in active and not self.queues[tenant]:
-            level = min(self.served[other] for other in others)
-            self.served[tenant] = max(self.served[tenant], level)
+        tenant, here = sequence.tenant, {*self.tenants(), *active}
+        if tenant not in here:
+            level = min((self.served[other] for other in here), default=math.inf)
+            owing = {other: n for other, n in self.served.items() if n > level or other in here}
+            self.served = defaultdict(float, owing)  # the others begin level too, should they come back
+            self.served[tenant] = owing.get(tenant, 0.0 if level == math.inf else level)
         self.sequences[sequence.id] = sequence
         self.queues[tenant].push(sequence.id, sequence.urgency)
 
@@ -92,6 +94,16 @@ class Scheduler:
     def add(self, sequence):
         """Queue a sequence, new or preempted."""
         self.waiting.push(sequence, {one.tenant for one in self.running.values()})
+
+    def fork(self, source, sequence):
+        """`sequence` runs at once on a copy of what `source` holds: True; False where it has to queue."""
+        room = source.id in self.running and not self.waiting and len(self.running) < self.max_batch
+        if not (room and self.store.can_admit(len(sequence.ids) + 1)):
+            return False
+        self.store.fork(source.id, sequence.id)
+        sequence.computed = source.computed
+        self.running[sequence.id] = sequence
+        return True
 
     def finish(self, sequence):
         """A sequence leaves, running or waiting: its room is free at once. Whether it was here."""

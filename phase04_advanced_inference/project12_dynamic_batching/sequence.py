@@ -7,9 +7,11 @@ One number says what is to be done: `pending`, the ids that were not fed yet. 1:
 what is left of it, or a verification of guesses, or a text that lost its cache and is read again.
 """
 
+from dataclasses import dataclass
+
 from common.errors import UserError, demand
 from common.exercise import exercise
-from common.generate import Row
+from common.generate import Answer, Row, TokenLogprob
 
 
 class Sequence:
@@ -25,6 +27,7 @@ class Sequence:
         self.due, self.tenant, self.arrived, self.deadline = due, tenant, arrived, deadline
         self.computed, self.guesses, self.preemptions = 0, [], 0
         self.first_at = self.ended_at = None  # the clock's times of the first token and of the last
+        self.text = ""  # of what was drawn, as far as it is whole characters; where there is a tokenizer
 
     def __repr__(self):
         return f"Sequence({self.id}: {self.computed} of {self.n_prompt} + {self.n_new} read)"
@@ -103,3 +106,30 @@ def sequence_of(id, ids, sampling, config, capacity, tokenizer=None, eos_ids=(),
     ids = checked(ids, config, capacity)
     limit = min(config.max_seq_len, capacity) + 1 - len(ids)
     return Sequence(id, ids, sampling, Row(id, sampling, limit, tokenizer, eos_ids), **where)
+
+
+# ---- what a request's owner is told ----
+
+
+@dataclass(frozen=True)
+class Event:
+    """What a step brought one request. finish: None | "stop" | "length" | "cancelled" | "error"."""
+
+    id: int
+    ids: tuple[int, ...] = ()
+    logprobs: tuple[TokenLogprob, ...] = ()
+    finish: str | None = None
+    error: str | None = None
+    text: str = ""  # whole characters, where the engine has a tokenizer
+
+
+def gathered(events):
+    """The events of one request as an Answer. UserError where it did not come to its end."""
+    last = events[-1]
+    demand(last.finish in ("stop", "length"), f"request {last.id} ended early: {last.error or last.finish}")
+    return Answer(
+        ids=tuple(id for event in events for id in event.ids),
+        text="".join(event.text for event in events),
+        logprobs=tuple(logprob for event in events for logprob in event.logprobs),
+        finish=last.finish,
+    )

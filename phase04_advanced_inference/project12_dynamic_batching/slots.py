@@ -20,7 +20,7 @@ class Store(Protocol):
 
     `capacity`: how many tokens one sequence may hold, if it is alone. `prefix`: an index of known beginnings
     (project 10), or None; then `open` looks there, `keep` tells it, and a store that is short of room may
-    evict from it.
+    evict from it. A store may also have `place(id) -> int`: the rows of a forward come in that order.
     """
 
     capacity: int
@@ -30,7 +30,7 @@ class Store(Protocol):
 
     def open(self, id, ids) -> int: ...  # -> how many of ids are there already; always fewer than all
 
-    def reserve(self, id, n) -> bool: ...  # may sequence id hold n tokens in all? True: then it will
+    def reserve(self, id, n) -> bool: ...  # may sequence id hold n tokens in all? True: it does now
 
     def caches(self, step) -> list: ...  # one addressed cache per block for a `Step`
 
@@ -126,14 +126,18 @@ class SlotStore:
         demand(id in self.slot, f"sequence {id} is not open")
         if n > self.size or sum(self.held.values()) - self.held[id] + n > self.budget:
             return False
-        self.held[id] = max(n, self.held[id])
+        self.held[id] = n
         return True
+
+    def place(self, id):
+        return self.slot[id]
 
     def caches(self, step):
         rows = [self.slot[id] for id in step.ids]
         return [SlotCache(pool, rows, step.longest) for pool in self.pools]
 
     def fork(self, id, new):
+        demand(id in self.slot and new not in self.slot, f"{id} must be open to fork it, and {new} not yet")
         held = self.held[id]
         demand(self.can_admit(held + 1), "no room for a fork: ask can_admit first")
         self.free.sort()

@@ -11,8 +11,9 @@ from dataclasses import dataclass
 import torch
 
 from common.exercise import exercise
+from common.generate import draw, report, sample
 
-SPREAD = 16  # a forward reads all weights, which costs about what so many tokens of padding a row cost
+PADDING = 16  # a forward reads all weights, which on a CPU takes as long as so many tokens more
 
 
 @dataclass(frozen=True)
@@ -30,10 +31,10 @@ class Step:
 
 
 def forwards(work):
-    """[(sequence, n)] in parts that share a forward: rows whose n differ by at most SPREAD."""
+    """[(sequence, n)] in parts that share a forward: their padding is at most PADDING tokens in all."""
     parts = []
     for sequence, n in sorted(work, key=lambda pair: pair[1]):
-        if not parts or n - parts[-1][0][1] > SPREAD:
+        if not parts or sum(n - own for _, own in parts[-1]) > PADDING:
             parts.append([])
         parts[-1].append((sequence, n))
     return parts
@@ -55,3 +56,19 @@ def ragged(part, device=None):
     longest = 1 + max(row[-1] for row in positions)
     ids, ns = zip(*((sequence.id, n) for sequence, n in part), strict=True)
     return Step(ids, ns, torch.tensor(tokens, device=device), torch.tensor(positions, device=device), longest)
+
+
+def draw_rows(logits, sequences):
+    """The next id of each sequence, from its row of logits (R, V): (ids, a TokenLogprob or None for each).
+
+    The draw depends on the sequence's own row, seed and number of ids: not on who else is here.
+    """
+    samplings = [one.sampling for one in sequences]
+    draws = torch.tensor([draw(one.row.seed, one.n_new) for one in sequences], dtype=torch.float64)
+    seen = None
+    if any(one.repetition_penalty != 1 for one in samplings):
+        seen = torch.zeros_like(logits, dtype=torch.bool)
+        for row, one in enumerate(sequences):
+            seen[row, one.ids] = True
+    ids = sample(logits, samplings, draws, seen=seen)
+    return ids.tolist(), report(logits, ids, samplings)
