@@ -27,7 +27,7 @@ class Rows:
     def update(self, k, v, positions):
         """Write k and v (R, K, T, D) at positions (R, T) of the rows; return (R, K, longest, D) of each."""
         due = k.size(0), k.size(2)
-        demand(positions.shape == due, f"rows at addresses take positions {due}, not {tuple(positions.shape)}")
+        demand(positions.shape == due, f"rows take positions {due}, not {tuple(positions.shape)}")
         at = torch.tensor(self.rows, device=k.device)
         self.cache.k[at[:, None], :, positions] = k.transpose(1, 2)  # (R, T, K, D)
         self.cache.v[at[:, None], :, positions] = v.transpose(1, 2)

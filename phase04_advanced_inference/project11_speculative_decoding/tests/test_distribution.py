@@ -67,7 +67,7 @@ class LongestMatch(ModelDraft):
     """The wrong rule: keep guesses while the large model likes them best, then draw from its shares."""
 
     def verify(self, text, logits):
-        del self.q[text.id]
+        self.q.pop(text.id, None)
         p = probabilities(logits, text.sampling)
         u = torch.rand(1, generator=torch.Generator().manual_seed(text.row.seed * 7 + text.n_new)).item()
         for i, x in enumerate(text.guesses):

@@ -1,0 +1,14 @@
+"""Asks every head for the same token."""
+
+
+class MedusaLoss:
+    def forward(self, batch):
+        inputs, targets = batch
+        model, T = self.frozen[0], targets.size(1)
+        with torch.no_grad():
+            hidden = model.hidden(inputs)
+        x, losses = self.heads(hidden), []
+        for i in range(min(x.size(2), T - 1)):
+            logits = model.head(x[:, : T - 1, i])
+            losses.append(FADE**i * F.cross_entropy(logits.flatten(0, 1).float(), targets[:, 1:].flatten()))
+        return torch.stack(losses).mean()
