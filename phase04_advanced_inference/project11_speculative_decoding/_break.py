@@ -8,6 +8,7 @@ from common.model import GPT
 from phase03_core_inference.project08_kv_cache.kv_cache import StaticCache, caches_for
 
 from ._pair import written
+from ._see import shown
 from .drafts import ModelDraft
 from .rounds import feed
 from .speculative import Draft, accept, agree, pick, probabilities
@@ -59,7 +60,7 @@ def longest(lab) -> dict:
     [ids] = lab.prompts(1)
     p, counts = count(lab.model, lab.pair.small, ids, lab.config.draws)
     top = p.topk(min(8, len(p))).indices.tolist()
-    words = [repr(lab.pair.words.decode([id]))[1:-1] for id in top]
+    words = [shown(lab.pair.words, id) for id in top]
     fig, ((ax,),) = plots.figure(width=10.0)
     shares = {"the model's shares": p, **{name: found / found.sum() for name, found in counts.items()}}
     plots.bars(ax, {word: {name: s[id].item() for name, s in shares.items()}
@@ -140,8 +141,8 @@ def bonus(lab) -> dict:
     texts = []
     for name, kind in (("with it", ModelDraft), ("without", NoBonus)):
         found, _ = lab.each(lambda kind=kind: kind(lab.pair.small, lab.config.k, size=size), lab.prompts())
-        rounds[name] = sum(len(taken) for _, taken in found)
-        texts.append([new for new, _ in found])
+        rounds[name] = sum(len(taken) for _, taken, _ in found)
+        texts.append([new for new, _, _ in found])
     same = sum(x == y for x, y in zip(*texts, strict=True))
     lab.say(f"  {rounds['with it']} forwards with it, {rounds['without']} without; {same} of {len(texts[0])} "
             "texts are the same")  # fmt: skip
@@ -158,6 +159,6 @@ def stranger(lab) -> dict:
                        ("untrained", lambda: ModelDraft(unknown, lab.config.k, size=size))):  # fmt: skip
         found[name] = lab.each(make, [ids])
     gain = found["one by one"][1] / found["untrained"][1]
-    texts = [new for results, _ in found.values() for new, _ in results]
+    texts = [new for results, _ in found.values() for new, *_ in results]
     lab.say(f"  {'the same text' if texts[0] == texts[1] else 'ANOTHER TEXT'}, {gain:.2f} times as fast")
     return {"same": float(texts[0] == texts[1]), "times as fast": gain}

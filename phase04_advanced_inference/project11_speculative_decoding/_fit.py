@@ -1,7 +1,6 @@
 """Training a draft: one layer on the text that the base read; or heads for a model that stays as it is."""
 
 import random
-from itertools import accumulate
 
 import torch
 
@@ -20,19 +19,21 @@ from .medusa import Medusa, MedusaLoss
 
 
 def first(documents, characters):
-    """The first documents that have so many characters together."""
-    documents = list(documents)
-    lengths = accumulate(len(document) for document in documents)
-    return [text for text, read in zip(documents, lengths, strict=True) if read - len(text) < characters]
+    """The first of these documents, until they have so many characters together."""
+    found = []
+    for text in documents:
+        if characters <= 0:
+            break
+        found.append(text)
+        characters -= len(text)
+    return found
 
 
 def read(words, characters):
     """Ids (N,) of TinyTown's pages and, an eighth more, of the Python manual, mixed: what the base read."""
-    town = TinyTown()
-    found = first((town.page(i) for i in range(characters // 100)), characters)
     manual = python_manual.documents()
-    random.Random(0).shuffle(manual)
-    found += first(manual, characters // 8)
+    manual = random.Random(0).sample(manual, len(manual))
+    found = first(TinyTown().pages(), characters) + first(manual, characters // 8)
     random.Random(1).shuffle(found)
     end = end_id(words)
     return torch.tensor([id for text in found for id in [*words.encode(text), end]])

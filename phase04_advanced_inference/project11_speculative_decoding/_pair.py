@@ -111,28 +111,53 @@ class Pair:
         return found
 
     def copying(self, count, T, n):
-        """Prompts whose text comes again: a page, another, and the page's beginning; the page goes on for n.
+        """Prompts whose text comes again: T + n ids, 16 others, and the first T once more.
 
-        Each is (ids, what stands there on the first time).
+        Each is (ids, the n ids that stood behind the T on the first time).
         """
-        found, page, town = [], UNSEEN, TinyTown()
+        found, ids, pages = [], [], TinyTown().pages(start=UNSEEN)
         while len(found) < count:
-            ids, other = (self.words.encode(town.page(page + i)) for i in (0, 1))
-            page += 2
-            if len(ids) >= T + n:
-                found.append((ids[: T + n] + other[:16] + ids[:T], ids[T : T + n]))
+            ids += self.words.encode(next(pages))
+            if len(ids) >= T + n + 16:
+                found.append((ids[: T + n + 16] + ids[:T], ids[T : T + n]))
+                ids = []
         return found
 
 
-def written(model, prompts, samplings, draft, *, rounds=None):
-    """(new ids of each, how many each round took): texts written together, `rounds` rounds at most."""
+class Counted:
+    """A draft, and a count of its guesses: those that held, and those that were looked at to find that out.
+
+    What stands behind the first wrong guess is never looked at.
+    """
+
+    def __init__(self, draft):
+        self.draft, self.rounds, self.asked, self.right = draft, 0, 0, 0
+
+    def __getattr__(self, name):
+        return getattr(self.draft, name)
+
+    def verify(self, text, logits):
+        G, ids = len(text.guesses), self.draft.verify(text, logits)
+        self.rounds, self.right = self.rounds + 1, self.right + len(ids) - 1
+        self.asked += min(len(ids), G)
+        return ids
+
+    @property
+    def acceptance(self):
+        """The share that held, of those that were looked at."""
+        return self.right / max(1, self.asked)
+
+    @property
+    def length(self):
+        """Mean number of tokens that a round brought."""
+        return 1 + self.right / max(1, self.rounds)
+
+
+def written(model, prompts, samplings, draft):
+    """(new ids of each, how many each round took): texts written together."""
     texts = [Text(i, ids, s, model) for i, (ids, s) in enumerate(zip(prompts, samplings, strict=True))]
     size = max(len(text.ids) + text.sampling.max_tokens for text in texts)
-    caches, taken = caches_for(model, StaticCache, len(texts), size), []
-    for took in speculate(model, texts, draft, caches):
-        taken.append(took)
-        if len(taken) == rounds:
-            break
+    taken = list(speculate(model, texts, draft, caches_for(model, StaticCache, len(texts), size)))
     return [text.new for text in texts], taken
 
 
@@ -159,21 +184,6 @@ def steady(model, prompts, samplings, draft, rounds, now):
     for took, _ in zip(going, range(rounds), strict=False):
         tokens += sum(took.values())
     return tokens / (now() - start)
-
-
-def accepted(taken, n, K):
-    """(share of guesses that held where there was one to check, mean tokens a round) of one text of n ids.
-
-    A round of K guesses that took m ids has checked m guesses, the last of which was wrong, or all K. Rounds
-    cut short by the end of the text are left out.
-    """
-    whole, left = [], n
-    for took in taken:
-        whole += [took] if left > K else []
-        left -= took
-    right = sum(took - 1 for took in whole)
-    asked = sum(min(took, K) for took in whole)
-    return (right / asked if asked else 0.0), (sum(whole) / len(whole) if whole else 1.0)
 
 
 @torch.no_grad()

@@ -11,7 +11,7 @@ from common import plots
 from common.device import synchronize
 from common.generate import Sampling
 
-from ._pair import accepted, one_forward, steady, written
+from ._pair import Counted, one_forward, steady, written
 from .speculative import Draft, expected_tokens, speedup
 
 NAMES = {"model": "small model", "lookup": "the text itself", "heads": "heads"}
@@ -35,14 +35,14 @@ class Lab:
         return self.pair.prompts(count or self.config.prompts, self.T)
 
     def each(self, make, prompts):
-        """Every prompt alone: [(new ids, what each round took)], and the seconds of all."""
+        """Every prompt alone: [(new ids, what each round took, the draft)], and the seconds of all."""
         found, spent = [], 0.0
         for ids in prompts:
-            draft = make()
+            draft = Counted(make())
             start = self.now()
             [new], taken = written(self.model, [ids], [self.greedy], draft)
             spent += self.now() - start
-            found.append((new, [took[0] for took in taken]))
+            found.append((new, [took[0] for took in taken], draft))
         return found, spent
 
     def now(self):
@@ -71,18 +71,25 @@ def forward_seconds(lab, model, tokens):
     return lab.seconds(one_forward(model, tokens, lab.T))
 
 
-def mean_acceptance(found, n, K):
-    """The share of guesses that held and tokens a round, over several texts."""
-    pairs = [accepted(taken, n, K) for _, taken in found]
-    return tuple(sum(values) / len(pairs) for values in zip(*pairs, strict=True))
+def means(found):
+    """(acceptance, tokens a round) over several texts."""
+    counted = [draft for _, _, draft in found]
+    right, asked, rounds = (sum(getattr(d, name) for d in counted) for name in ("right", "asked", "rounds"))
+    return right / max(1, asked), 1 + right / max(1, rounds)
+
+
+def shown(words, id):
+    """A token as it may stand in a picture."""
+    text = words.decode([id]).replace("\n", "¶").replace("$", "S")
+    return "".join(letter if letter.isprintable() and letter != "\ufffd" else "·" for letter in text)
 
 
 def rounds(lab) -> dict:
     """How many tokens a round brings: counted, and as if every guess held with the same chance."""
     K = lab.config.k
     found, _ = lab.each(lambda: lab.pair.draft("model", K, size=lab.T + lab.n), lab.prompts())
-    a, length = mean_acceptance(found, lab.n, K)
-    lengths = Counter(took for _, taken in found for took in taken[:-1])
+    a, length = means(found)
+    lengths = Counter(took for _, taken, _ in found for took in taken[:-1])
     total = max(1, sum(lengths.values()))
     due = [a**i * (1 - a) for i in range(K)] + [a**K]
     fig, ((ax,),) = plots.figure(width=8.0)
@@ -101,13 +108,13 @@ def rounds(lab) -> dict:
 def timeline(lab) -> dict:
     """One text, round by round: which tokens were guessed, which the large model had to say itself."""
     K, [ids] = lab.config.k, lab.prompts(1)
-    [(new, taken)], _ = lab.each(lambda: lab.pair.draft("model", K, size=lab.T + lab.n), [ids])
+    [(new, taken, _)], _ = lab.each(lambda: lab.pair.draft("model", K, size=lab.T + lab.n), [ids])
     words, shown, line = lab.pair.words, [], 0
     fig, ((ax,),) = plots.figure(width=12.0, height=5.4)
     at = width = 0
     for took in taken:
         for i, id in enumerate(new[at : at + took]):
-            text = words.decode([id]).replace("\n", "¶")
+            text = shown(words, id)
             span = max(1, len(text))
             if width + span > 92:
                 line, width = line + 1, 0
@@ -137,7 +144,7 @@ def by_k(lab) -> dict:
     measured, classic, costed, shares = [], [], [], []
     for K in lab.config.ks:
         found, spent = lab.each(lambda K=K: lab.pair.draft("model", K, size=size), prompts)
-        a, _ = mean_acceptance(found, lab.n, K)
+        a, _ = means(found)
         v = forward_seconds(lab, lab.model, K + 1) / step
         measured.append(plain / spent)
         classic.append(speedup(a, K, c))
@@ -166,8 +173,8 @@ def compare(lab, prompts, hows, title, name) -> dict:
     for how in hows:
         K, size = lab.config.k * (2 if how == "lookup" else 1), len(prompts[0]) + lab.n
         got, spent = lab.each(lambda h=how, K=K, s=size: lab.pair.draft(h, K, size=s), prompts)
-        same += sum(x == y for (x, _), (y, _) in zip(plain, got, strict=True))
-        a, length = mean_acceptance(got, lab.n, K)
+        same += sum(x == y for (x, *_), (y, *_) in zip(plain, got, strict=True))
+        a, length = means(got)
         found[NAMES[how]] = {"times as fast": base / spent, "tokens a round": length}
         lab.say(f"  {NAMES[how]:16} a {a:.2f}   {length:.2f} tokens a round   {base / spent:.2f} times as "
                 "fast")  # fmt: skip

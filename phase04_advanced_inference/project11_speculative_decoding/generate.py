@@ -12,7 +12,7 @@ from common.generate import Sampling
 from phase03_core_inference.project08_kv_cache.kv_cache import check_room
 
 from . import train
-from ._pair import Pair, accepted, is_tie, written
+from ._pair import Counted, Pair, is_tie, written
 from .speculative import Draft
 
 NAMES = {"model": "a small model", "lookup": "the text itself", "heads": "the model's heads"}
@@ -62,10 +62,12 @@ def main(config, run):
     n = min(config.max_tokens, model.config.max_seq_len - len(ids) + 1)
     sampling = Sampling(max_tokens=n, temperature=config.temperature, seed=config.seed)
     sides = {"one by one": Draft, "with guesses": lambda: pair.draft(config.how, config.k, size=len(ids) + n)}
-    for make in sides.values():  # the first run of a process is slow, whatever it does
-        written(model, [ids], [sampling], make(), rounds=2)
-    found = {name: timed(run.device, lambda m=make: written(model, [ids], [sampling], m()))
-             for name, make in sides.items()}  # fmt: skip
+    warm, counted = Sampling(max_tokens=min(n, 8), temperature=0), {}
+    for name, make in sides.items():  # the first run of a process is slow, whatever it does
+        written(model, [ids], [warm], make())
+        counted[name] = Counted(make())
+    found = {name: timed(run.device, lambda d=draft: written(model, [ids], [sampling], d))
+             for name, draft in counted.items()}  # fmt: skip
     run.say(f"{pair.place.name}: {sum(p.numel() for p in model.parameters()):,} weights; {config.k} guesses "
             f"a round by {NAMES[config.how]}")  # fmt: skip
     texts = {name: new for name, (_, ([new], _)) in found.items()}
@@ -74,7 +76,7 @@ def main(config, run):
     agree = texts["one by one"] == texts["with guesses"]
     run.say(f"\n{verdict(config, agree, lambda: is_tie(model, ids, *texts.values()))}")
     taken = [took[0] for took in found["with guesses"][1][1]]
-    a, length = accepted(taken, n, config.k)
+    a, length = counted["with guesses"].acceptance, counted["with guesses"].length
     seconds = {name: spent for name, (spent, _) in found.items()}
     for name, spent in seconds.items():
         run.say(f"{name:12} {n / spent:8.1f} tokens/s")
