@@ -1,9 +1,9 @@
 """The chunk cache: passages that a search found are read once, each alone, and put together in any order.
 
-Came before: the prefix cache, exact, and of no use here: today's prompt has passages 7 and 3 in it, the next
-one 3 and 9, and a passage stands behind other ones, at another place, each time. New here: the keys and values
-of a passage read alone, *turned* to where it stands now. RoPE turns a key by its position, and turns add up:
-a key of position p becomes the one of p + d by turning it by d. Values know no positions.
+Came before: the prefix cache, exact, and of no use here: one prompt has passages 7 and 3 in it, the next one
+3 and 9, and a passage stands behind other ones, at another place, each time. New here: the keys and values of
+a passage read alone, *turned* to where it stands now. RoPE turns a key by its position, and turns add up: a
+key of position p becomes the one of p + d by turning it by d. Values know no positions.
 
     [ passage 7 ][ passage 3 ][ question ]        kept: each passage, read at 0, 1, 2 …
       + 0          + 31         computed          turned by what stands before it
@@ -40,7 +40,8 @@ def apart(lengths):
 @torch.no_grad()
 def recompute(model, passages, question, mask=None):
     """The logits (V,) that follow the question, all of it read at once: the text, and what it should be."""
-    tokens = torch.tensor([[*sum(passages, []), *question]], device=model.embed.weight.device)  # (1, T)
+    ids = [token for part in (*passages, question) for token in part]
+    tokens = torch.tensor([ids], device=model.embed.weight.device)  # (1, T)
     mask = None if mask is None else mask.to(tokens.device)
     return model.head(model.hidden(tokens, mask=mask)[0, -1])
 
@@ -68,7 +69,7 @@ class ChunkCache:
 
     @torch.no_grad()
     def read(self, ids):
-        """(kept before?, keys and values (L, 2, K, n, D)) of a passage as it stands alone, from place 0 on."""
+        """(kept before?, keys and values (L, 2, K, n, D)) of a passage as it stands alone, from 0 on."""
         demand(ids, "a passage is empty: leave it out")
         key = tuple(ids)
         hot, kv = self.hot is None or self.hot.see(key), self.store.get(key)
@@ -88,15 +89,15 @@ class ChunkCache:
     @exercise
     @torch.no_grad()
     def prefill(self, passages, question, room=0):
-        """Read a question behind passages, lists of ids: a Prefill, whose `reused` counts tokens kept before.
+        """Read a question behind passages, lists of ids: a Prefill; its `reused` tokens were kept before.
 
         Each passage goes into the caches where it stands in the prompt; only the question is computed, and it
         looks at all of them. room: how many more tokens the caches should have space for. UserError for an
         empty question or a prompt longer than the context.
         """
-        T, context = sum(map(len, passages)) + len(question), self.model.config.max_seq_len
+        context, T = self.model.config.max_seq_len, len(question) + sum(map(len, passages))
         demand(question, "the question is empty: its last token is what the answer follows")
-        demand(T <= context, f"a prompt of {T} tokens, and the context is {context}: fewer passages")
+        demand(context >= T, f"a prompt of {T} tokens, and the context is {context}: fewer passages")
         caches, at, reused = caches_for(self.model, KVCache, 1, T + room), 0, 0
         for ids in passages:
             kept, kv = self.read(ids)

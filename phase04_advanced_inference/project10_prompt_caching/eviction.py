@@ -58,7 +58,6 @@ def token_aware(item, now):
 HALF_LIFE = 32  # ticks
 
 
-@exercise
 def frequent(item, now):
     """LRFU: an item's hits, each counting half as much for every HALF_LIFE ticks that it is past.
 

@@ -36,7 +36,6 @@ class BM25:
             for word, times in Counter(passage).items():
                 self.postings[word].append((number, times))
 
-    @exercise
     def idf(self, word):
         """How rare a word is: ln(1 + (N - n + 0.5) / (n + 0.5)) where n passages have it; 0 if none has."""
         n = len(self.postings.get(word, ()))
@@ -89,7 +88,6 @@ def info_nce(questions, passages, temperature=0.05):
 # ---- fusion: scores of one question, (N,) each ----
 
 
-@exercise
 def minmax(scores):
     """Brought to 0 to 1; all 0 where they are all alike."""
     span = scores.max() - scores.min()
@@ -108,7 +106,6 @@ def raw(scores):
     return scores
 
 
-@exercise
 def ranks(scores):
     """Each passage's place, 1 for the highest score; of equal scores the first comes first."""
     order, places = np.argsort(-scores, kind="stable"), np.empty(len(scores), int)

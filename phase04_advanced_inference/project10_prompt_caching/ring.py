@@ -55,7 +55,6 @@ class Ring:
         self.places = [at for at in self.places if self.owner[at] != server]
         self.owner = {at: self.owner[at] for at in self.places}
 
-    @exercise
     def walk(self, key):
         """The servers as they are met clockwise from a key's place, round the whole circle, each once."""
         start, met = bisect(self.places, place(key)), {}

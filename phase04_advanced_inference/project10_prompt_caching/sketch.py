@@ -68,7 +68,6 @@ class GroupSketch:
         return self.of[group]
 
 
-@exercise
 def fair_widths(distinct, width):
     """{group: columns}, at least one each and `width` in all, in proportion to the groups' distinct keys.
 

@@ -1,4 +1,4 @@
-"""Passages put together: to the last digits what the oracle's mask says, and how far that is from the whole."""
+"""Passages put together: to the last digits what the oracle's mask says, which is not quite the whole."""
 
 import pytest
 import torch
@@ -67,7 +67,12 @@ def test_matches_the_masked_model(passages):
 def test_is_on_a_passage_is_computed_once(monkeypatch):
     """In other company and at another place, only the question is fed to the model."""
     chunks, fed, hidden = cache(), [], MODEL.hidden
-    monkeypatch.setattr(MODEL, "hidden", lambda tokens, **w: fed.append(tokens.size(1)) or hidden(tokens, **w))
+
+    def spy(tokens, **where):
+        fed.append(tokens.size(1))
+        return hidden(tokens, **where)
+
+    monkeypatch.setattr(MODEL, "hidden", spy)
     chunks.prefill([FIRST, SECOND], QUESTION)
     chunks.prefill([THIRD, SECOND, FIRST], QUESTION)
     assert fed == [5, 3, 3, 6, 3]

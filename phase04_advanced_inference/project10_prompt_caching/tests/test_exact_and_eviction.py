@@ -103,7 +103,6 @@ def test_idle_tokens_go_first():
     assert token_aware(big, 9) < token_aware(Item(None, 99, 9, 9, 0), 9), "size counts at once"
 
 
-@pytest.mark.exercise("frequent")
 def test_hits_fade():
     """A hit is worth half after HALF_LIFE ticks; many old ones still beat a single new one, for a while."""
     item = Item(None, 1, used=10, born=0, kept=0, weight=6.0)

@@ -23,7 +23,6 @@ def owners(ring):
     return {key: ring.walk(key)[0] for key in KEYS}
 
 
-@pytest.mark.exercise("Ring.walk")
 def test_matches_the_circle_drawn_out():
     """By hand: of every server's places, the least way clockwise from the key decides who is met when."""
     ring = Ring("abcd", copies=5)
@@ -34,7 +33,6 @@ def test_matches_the_circle_drawn_out():
     assert bisect(ring.places, place(0)) < 20 and Ring().walk(1) == []
 
 
-@pytest.mark.exercise("Ring.walk")
 def test_only_its_own_keys_move():
     """A fifth server takes about a fifth of the keys, all of them to itself; gone, all is as before."""
     ring = Ring("abcd")
@@ -102,9 +100,9 @@ def race(door, index, rounds=12):
     errors, start = [], threading.Barrier(2)
 
     def work(seed):
-        start.wait()
         try:
             for i in range(rounds):
+                start.wait(10)
                 ids = [Slow(token) for token in (i, i + 1, 7, 8)]
                 with door as held:
                     n, _ = held.match(ids)
@@ -115,6 +113,7 @@ def race(door, index, rounds=12):
                     held.evict(2 if i % 3 == 2 else 0)
         except Exception as error:  # what it is does not matter: there must be none
             errors.append(error)
+            start.abort()
 
     threads = [threading.Thread(target=work, args=(seed,)) for seed in range(2)]
     for thread in threads:
@@ -150,8 +149,8 @@ def test_two_threads_without_a_lock(eager):
 
 def test_the_lock_is_given_back_after_an_error():
     shared = Shared([])
-    with pytest.raises(ZeroDivisionError), shared:
-        1 / 0
+    with pytest.raises(KeyError, match="lost"), shared:
+        raise KeyError("lost")
     with shared as things:
         things.append(1)
     assert shared.entries == 2 and shared.queued == 0 and shared.waited == 0

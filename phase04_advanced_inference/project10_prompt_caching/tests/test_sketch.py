@@ -88,7 +88,6 @@ def test_the_same_in_every_process():
     assert done.stdout.strip() == str(list(CountMin(1000).columns("Mara")))
 
 
-@pytest.mark.exercise("fair_widths")
 def test_columns_are_shared_fairly():
     """In proportion to distinct keys, all handed out, nobody without one."""
     assert fair_widths({"a": 30, "b": 10}, 42) == {"a": 31, "b": 11}

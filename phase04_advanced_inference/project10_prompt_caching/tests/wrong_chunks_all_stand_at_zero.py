@@ -1,18 +1,12 @@
 """Every passage is put in as it was read alone: all of them believe to stand at 0."""
 
-import torch
-
-from common.errors import demand
-from phase03_core_inference.project08_kv_cache.kv_cache import KVCache, caches_for
-from phase04_advanced_inference.project10_prompt_caching.prefix_cache import Prefill
-
 
 class ChunkCache:
     @torch.no_grad()
     def prefill(self, passages, question, room=0):
-        T, context = sum(map(len, passages)) + len(question), self.model.config.max_seq_len
+        context, T = self.model.config.max_seq_len, len(question) + sum(map(len, passages))
         demand(question, "the question is empty: its last token is what the answer follows")
-        demand(T <= context, f"a prompt of {T} tokens, and the context is {context}: fewer passages")
+        demand(context >= T, f"a prompt of {T} tokens, and the context is {context}: fewer passages")
         caches, at, reused = caches_for(self.model, KVCache, 1, T + room), 0, 0
         for ids in passages:
             kept, kv = self.read(ids)

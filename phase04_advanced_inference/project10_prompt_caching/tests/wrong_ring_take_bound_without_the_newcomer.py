@@ -1,7 +1,5 @@
 """The bound is taken from the mean of before: with nothing in hand, nobody may take anything."""
 
-from common.errors import demand
-
 
 class Ring:
     def take(self, key):

@@ -1,7 +1,5 @@
 """The first server clockwise, however much it has in hand."""
 
-from common.errors import demand
-
 
 class Ring:
     def take(self, key):

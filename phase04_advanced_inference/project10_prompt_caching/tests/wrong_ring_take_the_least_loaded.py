@@ -1,7 +1,5 @@
 """Whoever has least in hand: even, and no key ever stays anywhere."""
 
-from common.errors import demand
-
 
 class Ring:
     def take(self, key):

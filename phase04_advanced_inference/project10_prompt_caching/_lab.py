@@ -1,0 +1,87 @@
+"""What the experiments share: a model of the chain, one to time, vectors trained once, the pictures."""
+
+import shutil
+import time
+from functools import cached_property
+
+import torch
+
+from common import hub, plots, tokenizer
+from common.benchmark import Stopwatch
+from common.cli import chain
+from common.device import synchronize
+from common.model import GPT, ModelConfig
+from data.tinytown import TinyTown
+
+from . import _dense, _fusion
+
+
+class Lab:
+    """`model`, `words`: of the chain. `timed`: untrained, of the base's shape and a longer context."""
+
+    def __init__(self, config, run):
+        self.config, self.run, self.say, self.device = config, run, run.say, run.device
+
+    @cached_property
+    def folder(self):
+        return chain.find("base", self.config.model, say=self.say)
+
+    @cached_property
+    def model(self):
+        return hub.load(self.folder, device=self.device).eval()
+
+    @cached_property
+    def words(self):
+        return tokenizer.load(self.folder)
+
+    @cached_property
+    def timed(self):
+        torch.manual_seed(0)
+        c = self.config
+        sizes = {"n_layer": c.n_layer, "d_model": c.d_model, "d_ff": 8 * c.d_model // 3, "vocab_size": 2000}
+        return GPT(ModelConfig(**sizes, max_seq_len=2 * c.tokens, tie_embeddings=True)).eval().to(self.device)
+
+    @cached_property
+    def town(self):
+        return TinyTown(population=self.config.population)
+
+    @cached_property
+    def corpus(self):
+        return _dense.corpus(self.town, self.config.each)
+
+    @cached_property
+    def trained(self):
+        """A copy of the chain's model, trained for vectors."""
+        model = hub.load(self.folder, device=self.device)
+        return _dense.train(model, self.words, self.town, self.config.steps, 8, say=self.say)[0]
+
+    def vectors(self, texts):
+        """Of the trained model."""
+        return _dense.vectors(self.trained, self.words, texts)
+
+    @cached_property
+    def sides(self):
+        return _fusion.Sides(self.corpus, self.vectors)
+
+    @cached_property
+    def pages(self):
+        """Pages of TinyTown as ids, long ones first of all kinds, of another stream than the training's."""
+        stream = self.town.pages(seed=1)
+        return [self.words.encode(next(stream)) for _ in range(self.config.pages)]
+
+    def ids(self, n, seed=0):
+        """n random ids for the timed model."""
+        draw = torch.Generator().manual_seed(seed)
+        return torch.randint(2000, (n,), generator=draw).tolist()
+
+    def seconds(self, call, repeats=5):
+        """The shortest time of a call, warm, with the device drained: who else is at work only ever adds."""
+        watch = Stopwatch(time.perf_counter, lambda: synchronize(self.device))
+        watch(call)
+        return min(watch(call)[0] for _ in range(repeats))
+
+    def save(self, fig, name):
+        path = plots.save(fig, self.run.folder / name)
+        self.say(f"  picture: {path}")
+        if self.config.publish:
+            shutil.copy(path, self.run.project / "results" / name)

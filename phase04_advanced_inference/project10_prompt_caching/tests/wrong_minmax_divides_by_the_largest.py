@@ -1,5 +1,0 @@
-"""Divides by the largest: the least is not 0."""
-
-
-def minmax(scores):
-    return scores / scores.max()
