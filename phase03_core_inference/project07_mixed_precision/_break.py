@@ -69,30 +69,30 @@ def norm_error(size, dtype):
     return ((got - want).norm() / want.norm()).item()
 
 
-def softmax_error(keys, dtype):
-    """How far the sum of a softmax over so many equal scores is from 1, added up one by one in `dtype`."""
+def softmax_sum(keys, dtype):
+    """What the weights of a softmax over so many equal scores add up to, if their sum is made in `dtype`."""
     total = torch.zeros((), dtype=dtype)
     for _ in range(keys):
         total = total + torch.ones((), dtype=dtype)
-    return abs(keys / total.double().item() - 1)
+    return keys / total.double().item()
 
 
 def norms(lab):
     """A norm and a softmax that compute in float16: wrong from a size on, and nothing says so."""
-    sizes, lengths = [1, 10, 100, 200, 300, 1000], [512, 1024, 2048, 4096, 8192]
+    sizes, lengths = [1, 3, 10, 30, 50, 70, 100, 300, 1000], [512, 1024, 2048, 4096, 8192]
     fig, ((left, right),) = plots.figure(1, 2, width=10, height=3.8)
     found = {}
     for dtype, colour in ((torch.float16, plots.COLOURS[1]), (torch.float32, plots.COLOURS[0])):
         name = str(dtype).removeprefix("torch.")
         off = [norm_error(size, dtype) for size in sizes]
-        sums = [softmax_error(length, dtype) for length in lengths]
+        sums = [softmax_sum(length, dtype) for length in lengths]
         left.plot(sizes, np.maximum(off, 1e-8), "o-", color=colour, label=name)
         right.plot(lengths, sums, "o-", color=colour, label=name)
         found |= {f"norm, {name}": off[-1], f"softmax, {name}": sums[-1]}
         lab.say(f"  {name}: a norm of numbers around 1,000 is {off[-1]:.1%} off; the weights of 8,192 equal "
-                f"keys add up to {1 + sums[-1]:.2f}")  # fmt: skip
+                f"keys add up to {sums[-1]:.2f}")  # fmt: skip
     left.set(xscale="log", yscale="log", xlabel="size of the numbers", ylabel="error of the norm")
-    right.set(xlabel="keys", ylabel="softmax adds up to 1 and this")
+    right.set(xlabel="keys", ylabel="sum of a softmax's weights", ylim=(0, None))
     plots.legend(left)
     lab.save(fig, "norms.png")
     return found

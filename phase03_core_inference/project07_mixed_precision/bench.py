@@ -41,7 +41,7 @@ def bench_step(b, seen):
     batch, flops = random_batch(b, config, rows, T), flops_of(new_model(b, config), config, rows, T)
     sides = trainers(b, config, batch, ("fp32", "bf16", "torch.autocast"))
     run = b.compare(sides, check=0.05, memory=False, counts={name: {"FLOPs": flops} for name in sides},
-                    budget=b.pick(smoke=0.5, quick=30, full=420))  # fmt: skip
+                    budget=b.pick(smoke=0.5, quick=8, full=420))  # fmt: skip
     del sides
     plain = run.sides["fp32"].median
     products = min(flops / b.ceilings.fp32, plain)
@@ -79,7 +79,7 @@ def bench_fp16(b, seen):
         "n_layer": 2, "vocab_size": 1000}))  # fmt: skip
     rows, T = b.pick(smoke=(2, 16), quick=(2, 64), full=(2, 128))
     sides = trainers(b, config, random_batch(b, config, rows, T), ("fp32", "fp16"))
-    run = b.compare(sides, check=0.05, memory=False, budget=b.pick(smoke=0.5, quick=10, full=60))
+    run = b.compare(sides, check=0.05, memory=False, budget=b.pick(smoke=0.5, quick=6, full=60))
     has = seen["units"].get("FP16")
     why = ("this processor has units for FP16, and torch uses them" if has else
            "no unit here multiplies FP16: each number is made FP32 first, and no tuned product does that")
@@ -157,7 +157,7 @@ def bench_inference(b):
         ("decode", step, 1, 1.0, "Writing one token at a time is no slower", 2.0,
          "half the bytes could be read in half the time, but a product with one row is not tuned for BF16")):
         sides = {kind: functools.partial(call, kind) for kind in models}
-        run = b.compare(sides, check=alike, memory=False, budget=b.pick(smoke=0.5, quick=8, full=60))
+        run = b.compare(sides, check=alike, memory=False, budget=b.pick(smoke=0.5, quick=4, full=60))
         fewest = weights / 2 / b.ceilings.read if n == 1 else None
         b.claim(name, f"{sentence} with weights in BF16", goal=(">=", goal), **SPEED, prediction=prediction,
                 measured=run.figures("bf16", work=n), why=why,
