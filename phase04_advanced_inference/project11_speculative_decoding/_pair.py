@@ -181,7 +181,7 @@ def steady(model, prompts, samplings, draft, rounds, now):
     going, tokens = speculate(model, texts, draft, caches_for(model, StaticCache, len(texts), size)), 0
     next(going)
     start = now()
-    for took, _ in zip(going, range(rounds), strict=False):
+    for _, took in zip(range(rounds), going, strict=False):  # in this order: else one more round is played
         tokens += sum(took.values())
     return tokens / (now() - start)
 

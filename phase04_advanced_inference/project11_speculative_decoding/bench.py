@@ -201,7 +201,7 @@ def bench_controlled(b):
     n, K, a = b.pick(smoke=10, quick=32, full=96), 4, 0.8
     s = SimpleNamespace(model=model, small=small, n=n)
     prompt = torch.randint(sizes["vocab_size"], (32,), generator=torch.Generator().manual_seed(0)).tolist()
-    [truth], c = plain(s, [prompt]), 0.0
+    [truth] = plain(s, [prompt])
     step = clock(b, one_forward(model, 1, 32))
     c, v = (clock(b, one_forward(one, T, 32)) / step for one, T in ((small, 1), (model, K + 1)))
     sides = {"one by one": lambda: plain(s, [prompt]),

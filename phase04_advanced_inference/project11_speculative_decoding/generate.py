@@ -9,7 +9,7 @@ from common.cli.script import script
 from common.device import synchronize
 from common.errors import demand
 from common.generate import Sampling
-from phase03_core_inference.project08_kv_cache.kv_cache import check_room
+from phase03_core_inference.project08_kv_cache.kv_cache import StaticCache, caches_for, check_room
 
 from . import train
 from ._pair import Counted, Pair, is_tie, written
@@ -80,12 +80,29 @@ def main(config, run):
     seconds = {name: spent for name, (spent, _) in found.items()}
     for name, spent in seconds.items():
         run.say(f"{name:12} {n / spent:8.1f} tokens/s")
+    for name, held in memory(pair, config.how, len(ids) + n).items():
+        run.say(f"{name:12} {held / 1e6:8.2f} MB of weights and caches")
     gain = seconds["one by one"] / seconds["with guesses"]
     run.say(f"{gain:.2f} times as fast; {a:.0%} of the guesses that were looked at held, {length:.2f} "
             f"tokens a round, {len(taken)} forwards for {n} tokens")  # fmt: skip
     run.say(f"picture: {plots.save(picture(taken, config.k), run.folder / 'rounds.png')}")
     run.finish({"agree": float(agree), "speed_up": gain, "acceptance": a, "tokens a round": length,
                 **{f"tokens_per_s, {name}": n / spent for name, spent in seconds.items()}})  # fmt: skip
+
+
+def memory(pair, how, size):
+    """Bytes of the weights and caches that each side holds."""
+
+    def held(model):
+        caches = caches_for(model, StaticCache, 1, size)
+        return sum(p.nbytes for p in model.parameters()) + sum(c.k.nbytes + c.v.nbytes for c in caches)
+
+    large, more = held(pair.model), 0
+    if how == "model":
+        more = held(pair.small)
+    if how == "heads":
+        more = sum(p.nbytes for p in pair.heads.parameters())
+    return {"one by one": large, "with guesses": large + more}
 
 
 def verdict(config, agree, tie):

@@ -9,6 +9,7 @@ from common.generate import Sampling
 from common.model import GPT
 from common.testing import tiny
 from phase03_core_inference.project08_kv_cache.kv_cache import StaticCache, caches_for
+from phase04_advanced_inference.project11_speculative_decoding._break import chi_square
 from phase04_advanced_inference.project11_speculative_decoding.drafts import ModelDraft
 from phase04_advanced_inference.project11_speculative_decoding.rounds import Text, speculate
 from phase04_advanced_inference.project11_speculative_decoding.speculative import pick, probabilities
@@ -37,16 +38,6 @@ def true_shares():
     logits = LARGE(rows)[:, len(PROMPT) - 1 : -1]  # (V**N, N, V)
     shares = torch.stack([probabilities(row, HOW) for row in logits])
     return shares.gather(2, texts[..., None]).squeeze(2).prod(1)
-
-
-def chance(counts, shares):
-    """Chi-square: the chance of counts at least as far off; cells that expect under 5 are one cell."""
-    due = shares * counts.sum()
-    keep = due >= 5
-    seen = torch.cat((counts[keep], counts[~keep].sum()[None])).double()
-    due = torch.cat((due[keep], due[~keep].sum()[None]))
-    distance, freedom = ((seen - due) ** 2 / due).sum(), torch.tensor(float(keep.sum()))
-    return torch.special.gammaincc(freedom / 2, distance.float() / 2).item()
 
 
 def drawn(n, draft=ModelDraft):
@@ -86,12 +77,12 @@ def test_the_pair_is_worth_testing():
 @pytest.mark.parametrize("n", [2000, pytest.param(20_000, marks=pytest.mark.slow)])
 def test_sampled_texts_are_as_frequent_as_they_should_be(n):
     """n texts of three tokens, all 125 possible ones counted: chi-square, p over 0.01."""
-    p = chance(drawn(n), true_shares())
+    p = chi_square(drawn(n), true_shares())
     assert p > 0.01, f"p = {p:.2g}"
 
 
 @pytest.mark.parametrize("n", [2000, pytest.param(20_000, marks=pytest.mark.slow)])
 def test_longest_match_is_refused(n):
     """The same count refuses the rule that seems right, far beyond doubt."""
-    p = chance(drawn(n, LongestMatch), true_shares())
+    p = chi_square(drawn(n, LongestMatch), true_shares())
     assert math.isfinite(p) and p < 1e-6, f"p = {p:.2g}"

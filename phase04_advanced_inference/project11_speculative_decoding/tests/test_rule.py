@@ -6,6 +6,7 @@ import pytest
 import torch
 
 from common.sampling import Sampling, draw, sample
+from phase04_advanced_inference.project11_speculative_decoding._break import chi_square
 from phase04_advanced_inference.project11_speculative_decoding.speculative import (
     KEEP,
     accept,
@@ -19,20 +20,8 @@ from phase04_advanced_inference.project11_speculative_decoding.speculative impor
 )  # fmt: skip
 
 
-def chi_square(counts, shares):
-    """The chance of counts (n,) at least as far from these shares; cells that expect under 5 are one cell."""
-    expected = shares.double() / shares.sum() * counts.sum()
-    rare = expected < 5
-    pairs = [(counts[~rare].double(), expected[~rare])]
-    if expected[rare].sum() > 0:
-        pairs.append((counts[rare].sum()[None].double(), expected[rare].sum()[None]))
-    seen, due = (torch.cat(parts) for parts in zip(*pairs, strict=True))
-    distance, freedom = ((seen - due) ** 2 / due).sum(), torch.tensor(len(seen) - 1.0)
-    return torch.special.gammaincc(freedom / 2, distance.float() / 2).item()
-
-
 def test_chi_square_itself():
-    """The 5 % points of the tables: 3.841 for two cells, 11.070 for six."""
+    """The 5 % points of the tables: 3.841 for two cells, 11.070 for six; rare cells count as one."""
     two, six = torch.tensor([500, 500]), torch.full((6,), 600)
     assert chi_square(two, torch.tensor([0.5, 0.5])) == 1
     off = math.sqrt(3.841 * 250)
@@ -40,6 +29,8 @@ def test_chi_square_itself():
     step = math.sqrt(11.070 * 100)
     moved = six + torch.tensor([1, -1, 1, -1, 1, -1]) * step
     assert chi_square(moved, torch.ones(6)) == pytest.approx(0.05, abs=1e-3)
+    rare = torch.tensor([500 + off, 500 - off, 2, 1, 0])
+    assert 0 < chi_square(rare, torch.tensor([0.4985, 0.4985, 0.001, 0.001, 0.001])) < 0.2
 
 
 def shares(rows, V=6, seed=0, sharp=1.5):
