@@ -28,6 +28,8 @@ from phase03_core_inference.project08_kv_cache.kv_cache import (
 )
 from phase03_core_inference.project09_flash_attention import tiled
 from phase04_advanced_inference.project10_prompt_caching.prefix_cache import PrefixCache, PrefixIndex
+from phase04_advanced_inference.project11_speculative_decoding.drafts import PromptLookup
+from phase04_advanced_inference.project11_speculative_decoding.rounds import Text, speculate
 from phase04_advanced_inference.project12_dynamic_batching import batching, scheduler, slots
 from phase04_advanced_inference.project12_dynamic_batching.engine import Engine, SlotStore
 
@@ -92,6 +94,14 @@ def after_prefix(model, prompts, samplings):
     return answers
 
 
+def guessing(model, prompts, samplings):
+    """Guesses looked up in each text itself, checked in one forward for all of them."""
+    texts = [Text(i, ids, one, model) for i, (ids, one) in enumerate(zip(prompts, samplings, strict=True))]
+    for _ in speculate(model, texts, PromptLookup(4), caches_for(model, StaticCache, len(texts), 64)):
+        pass
+    return [text.new for text in texts]
+
+
 def static_batches(model, prompts, samplings):
     """Batches of three, each until its longest answer ends."""
     answers = []
@@ -107,7 +117,7 @@ def engine(prefix=None, draft=None, *, rows=3, step=8, budget=None, store=SlotSt
 
     def route(model, prompts, samplings):
         made = Engine(model, store(model, rows, 40, budget=budget), max_batch=rows, max_step_tokens=step,
-                      prefix=prefix and prefix(), draft=draft and draft(model))  # fmt: skip
+                      prefix=prefix and prefix(), draft=draft and draft())  # fmt: skip
         return [list(answer.ids) for answer in made.generate(prompts, samplings)]
 
     return route
@@ -138,10 +148,15 @@ def index():
     return PrefixIndex(block=4)
 
 
+def lookup():
+    return PromptLookup(4)
+
+
 GROWING, COUNTING, ADDRESSED = ((kind, "update") for kind in (GrowingCache, KVCache, StaticCache))
 FLASH = tiled, "fold"
 SLOTS = slots.SlotCache, "update"
 HIT = PrefixIndex, "match", lambda found: found[0] > 0
+GUESSED = PromptLookup, "verify", lambda ids: len(ids) > 1
 PREEMPTED = scheduler.Scheduler, "preempt"
 BATCHED = slots.SlotCache, "update", lambda kv: kv[0].size(0) > 1
 
@@ -156,6 +171,8 @@ ROUTES = {
     "flash, padded": Way(attending(tiled.attend, padded), [FLASH, ADDRESSED]),
     "prefix": Way(after_prefix, [HIT, COUNTING]),
     "flash, prefix": Way(attending(tiled.attend, after_prefix), [FLASH, HIT]),
+    "guesses": Way(guessing, [GUESSED]),
+    "flash, guesses": Way(attending(tiled.attend, guessing), [FLASH, GUESSED]),
     "static batches": Way(static_batches, [ADDRESSED]),
     "engine": Way(engine(), [SLOTS, BATCHED]),
     "engine, alone": Way(engine(rows=1), [SLOTS]),
@@ -164,8 +181,10 @@ ROUTES = {
     "engine, prefix": Way(engine(index), [BATCHED, HIT]),
     "engine, prefix, preempted": Way(engine(index, budget=34), [HIT, PREEMPTED]),
     "engine, flash": Way(attending(tiled.attend, engine()), [FLASH, BATCHED]),
-    "engine, flash, prefix, preempted": Way(attending(tiled.attend, engine(index, budget=34)),
-                                            [FLASH, BATCHED, HIT, PREEMPTED]),
+    "engine, guesses": Way(engine(None, lookup), [BATCHED, GUESSED]),
+    "engine, guesses, prefix, preempted": Way(engine(index, lookup, budget=34), [GUESSED, HIT, PREEMPTED]),
+    "engine, everything": Way(attending(tiled.attend, engine(index, lookup, budget=34)),
+                              [FLASH, BATCHED, HIT, GUESSED, PREEMPTED]),
 }  # fmt: skip
 
 

@@ -48,16 +48,17 @@ def blocking(lab) -> dict:
             waited = steps.wait(large)
             steps.drain()
         waits = [steps.wait(id) for id in ids]
-        ax.plot([steps.came[id] for id in ids], waits, "o", markersize=3.5, label=f"small ones, {name}")
+        look = {"ms": 9, "mfc": "none"} if name == "in order" else {"ms": 4}
+        ax.plot([steps.came[id] for id in ids], waits, "o", **look, label=f"small ones, {name}")
         lab.say(f"  {name:13} the large one waits {'for ever' if waited is None else f'{waited} steps'} "
                 f"(of {8 * n}), the small ones {statistics.mean(waits):.1f} on average")  # fmt: skip
         found |= {f"large, {name}": float(8 * n if waited is None else waited),
                   f"small, {name}": statistics.mean(waits)}  # fmt: skip
     ax.axvline(n, color=QUIET, linestyle="--")
-    ax.annotate("the large one comes", (n, 0.94), xycoords=("data", "axes fraction"), xytext=(5, 0),
+    ax.annotate("the large one comes", (n, 0.6), xycoords=("data", "axes fraction"), xytext=(5, 0),
                 textcoords="offset points", color=QUIET, size=10.5)  # fmt: skip
     ax.set(title="Who waits in line behind a large request", xlabel="step of arrival",
-           ylabel="steps until the first token")  # fmt: skip
+           ylabel="steps until the first token", xlim=(-1, 5 * n))  # fmt: skip
     plots.legend(ax)
     lab.save(fig, "blocking.png")
     return found

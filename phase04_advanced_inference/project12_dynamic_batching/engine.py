@@ -20,7 +20,7 @@ from collections import Counter, deque
 import torch
 
 from common.errors import demand
-from common.generate import Sampling, evaluating
+from common.generate import Sampling, evaluating, report
 
 from .scheduler import Scheduler, due_at
 from .sequence import Event, gathered, sequence_of
@@ -147,7 +147,7 @@ class Engine:
     # ---- one step ----
 
     def _advance(self):
-        began, events = self.clock(), []
+        began = self.clock()
         if self.draft is not None:
             ready = [one for one in self.scheduler.running.values() if one.pending == 1 and one.row.left > 1]
             self.draft.propose(ready)
@@ -161,9 +161,8 @@ class Engine:
             raise RuntimeError("requests are here, and none can run: the plan or the store is wrong")
         self.counts["steps"] += bool(work)
         for part in forwards(work):
-            events += self._forward(part)
-        for event in events:
-            self._post(event)
+            for event in self._forward(part):  # told at once: another part may raise
+                self._post(event)
 
     @torch.no_grad()
     def _forward(self, part):
@@ -188,9 +187,10 @@ class Engine:
         events += self._draw([(one, i) for one, _, i in ready if not one.guesses], logits)
         for sequence, row, _ in [entry for entry in ready if entry[0].guesses]:
             last = len(sequence.guesses) + 1
-            own = hidden[row, step.ns[row] - last : step.ns[row]]  # (G + 1, C)
-            verdict = self.draft.verify(sequence, self.model.head(own))
-            events.append(self._accept(sequence, list(verdict), [None] * len(verdict)))
+            own = self.model.head(hidden[row, step.ns[row] - last : step.ns[row]])  # (G + 1, V)
+            ids = list(self.draft.verify(sequence, own))
+            known = report(own, torch.tensor(ids, device=own.device), [sequence.sampling] * len(ids))
+            events.append(self._accept(sequence, ids, known))
         self.seconds["draw"] += self.clock() - computed
         return events
 

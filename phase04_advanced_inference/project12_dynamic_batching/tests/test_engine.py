@@ -246,10 +246,13 @@ class Oracle:
 @pytest.mark.exercise("Sequence.accept")
 def test_guesses_are_verified_inside_the_batch():
     """With a draft the greedy tokens are the same, in fewer steps, at all places of the batch."""
-    sampling, prompts = Sampling(max_tokens=15, temperature=0), [[1, 2, 3], [4, 6, 8, 10], [9, 12], [3, 4]]
+    sampling = Sampling(max_tokens=15, temperature=0, logprobs=2)
+    prompts = [[1, 2, 3], [4, 6, 8, 10], [9, 12], [3, 4]]
     plain, drafted = engine(max_step_tokens=12), engine(max_step_tokens=12, draft=Oracle())
-    want = plain.generate(prompts, sampling)
-    assert [a.ids for a in drafted.generate(prompts, sampling)] == [a.ids for a in want]
+    for got, want in zip(*(made.generate(prompts, sampling) for made in (drafted, plain)), strict=True):
+        assert got.ids == want.ids == tuple(entry.id for entry in got.logprobs)
+        same = pytest.approx([entry.logprob for entry in want.logprobs], abs=1e-5)
+        assert [entry.logprob for entry in got.logprobs] == same
     assert drafted.stats()["steps"] < plain.stats()["steps"]
 
 

@@ -64,9 +64,12 @@ class Crowd:
                 self.open.remove(event.id)  # KeyError: it ended twice
                 self.ended += 1
 
-    def until(self, when):
-        while time.perf_counter() < when:
+    def use(self, turns, seconds):
+        """So many turns, and so long, whichever is more."""
+        end = time.perf_counter() + seconds
+        while turns > 0 or time.perf_counter() < end:
             self.turn()
+            turns -= 1
 
 
 def held():
@@ -78,21 +81,21 @@ def held():
 
 
 @pytest.mark.timeout(1200)
-@pytest.mark.parametrize("seconds", [3, pytest.param(600, marks=pytest.mark.slow)])
+@pytest.mark.parametrize("seconds", [0, pytest.param(600, marks=pytest.mark.slow)])
 def test_nothing_is_left_behind(seconds):
     """Random use: everybody ends once, no slot is held at the end, and memory stays what it was."""
-    crowd, began = Crowd(), time.perf_counter()
-    crowd.until(began + seconds / 2)
+    crowd = Crowd()
+    crowd.use(300, seconds / 2)
     objects, size = held()
-    crowd.until(began + seconds)
+    crowd.use(300, seconds / 2)
     more_objects, more = held()
     engine = crowd.engine
-    assert engine.stats()["preemptions"] > 0 and crowd.asked > 50
+    assert engine.stats()["preemptions"] > 0 and crowd.asked > 150
     assert more_objects - objects < 3000 and more - size < 8e6, (more_objects - objects, more - size)
     while engine.busy:
         crowd.read(engine.step())
     assert not crowd.open and crowd.ended == crowd.asked
     assert all((id, n) == (None, 0) for id, n, _ in engine.store.picture())
     assert not engine.sequences and not engine.mail and not engine.scheduler.running
-    assert not engine.scheduler.waiting and len(engine.scheduler.waiting.served) <= 12
+    assert not engine.scheduler.waiting and len(engine.scheduler.waiting.served) <= 80
     assert all((k == 0).all() and (v == 0).all() for k, v in engine.store.pools)
