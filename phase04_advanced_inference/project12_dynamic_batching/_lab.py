@@ -1,13 +1,12 @@
 """What the experiments share: a model of any size to time, one of the chain to read, stores that watch."""
 
-import shutil
 from functools import cached_property
 from unittest.mock import patch
 
 import torch
 
-from common import hub, plots, tokenizer
-from common.cli import chain
+from common import hub, tokenizer
+from common.cli import chain, explore
 from common.generate import Sampling
 from common.model import GPT, ModelConfig
 from data.tinytown import TinyTown
@@ -16,7 +15,7 @@ from ._workload import traffic
 from .engine import Engine, SlotStore
 
 
-class Lab:
+class Lab(explore.Album):
     """`timed`: untrained, of the settings' sizes, as weights do not change speed. `model`: of the chain."""
 
     def __init__(self, config, run):
@@ -68,12 +67,6 @@ class Lab:
         longest = min(400, c.context - prompt[1] - 1)
         return traffic(count, vocab_size=c.vocab_size, median=c.median, longest=longest, prompt=prompt,
                        seed=c.seed, **options)  # fmt: skip
-
-    def save(self, fig, name) -> None:
-        path = plots.save(fig, self.run.folder / name)
-        self.say(f"  picture: {path}")
-        if self.config.publish:
-            shutil.copy(path, self.run.project / "results" / name)
 
 
 class Watched(SlotStore):

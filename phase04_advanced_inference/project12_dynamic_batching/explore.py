@@ -5,6 +5,7 @@ Every experiment prints what it found; most save a picture. `--parts gantt` does
 
 from dataclasses import dataclass
 
+from common.cli import explore
 from common.cli.script import script
 from common.errors import UserError
 
@@ -44,9 +45,7 @@ class Config:
     """Also put the pictures into results/, where the lesson shows them."""
 
     def __post_init__(self):
-        if strange := set(self.parts) - set(EXPERIMENTS):
-            known = ", ".join(EXPERIMENTS)
-            raise UserError(f"no part is called {', '.join(sorted(strange))}: there are {known}")
+        explore.known(self.parts, EXPERIMENTS)
         if self.slots < 6 or self.requests < 4 or self.median < 4:
             raise UserError("slots must be at least 6, requests and median at least 4")
         if self.context < 8 * self.median:
@@ -62,11 +61,7 @@ PRESETS = {
 
 
 def main(config, run):
-    lab, found = Lab(config, run), {}
-    for name in config.parts:
-        run.say(f"\n{name}: {EXPERIMENTS[name].__doc__.strip().splitlines()[0]}")
-        found |= {f"{name}: {key}": value for key, value in EXPERIMENTS[name](lab).items()}
-    run.finish(found, corpus="tinytown")
+    run.finish(explore.each(Lab(config, run), EXPERIMENTS), corpus="tinytown")
 
 
 if __name__ == "__main__":

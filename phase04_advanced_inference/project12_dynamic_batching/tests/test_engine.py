@@ -324,6 +324,8 @@ def test_rows_are_padded_by_what_they_write_anyway():
     assert step.positions.tolist() == [[1, 2, 3], [1, 1, 1]]
     parts = forwards([(a, 1), (b, 2), (a, 100), (b, 101)])
     assert [[n for _, n in part] for part in parts] == [[1, 2], [100, 101]]
+    parts = forwards([(a, 1)] * 15 + [(b, n) for n in (5, 20, 30)])  # 15 x 4 tokens of padding, and 10
+    assert [[n for _, n in part] for part in parts] == [[1] * 15 + [5], [20, 30]]
 
 
 def test_slots_refuse_what_would_mix_texts():
