@@ -60,7 +60,7 @@ def fusion(lab):
 
 def semantic(lab):
     """The semantic cache on a stream of questions: hits, and false hits, by threshold."""
-    asked = _fusion.stream(lab.town, 3 * lab.config.turns)
+    asked = _fusion.stream(lab.town, 2 * lab.config.turns)
     vectors, rows = lab.vectors([question for question, _ in asked]), []
     for threshold in _fusion.THRESHOLDS:
         report = _fusion.semantic(asked, vectors, threshold)

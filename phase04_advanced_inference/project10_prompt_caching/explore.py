@@ -42,7 +42,7 @@ class Config:
     """People of the town whose facts are searched."""
     each: int = 200
     """Questions of each kind, and visitors."""
-    steps: int = 150
+    steps: int = 100
     """Updates of the vectors."""
     pages: int = 200
     """Pages of TinyTown to make passages of."""

@@ -102,7 +102,7 @@ def race(door, index, rounds=12):
     def work(seed):
         try:
             for i in range(rounds):
-                start.wait(10)
+                start.wait()
                 ids = [Slow(token) for token in (i, i + 1, 7, 8)]
                 with door as held:
                     n, _ = held.match(ids)
