@@ -6,7 +6,9 @@ import re
 from pathlib import Path
 
 import pytest
+import torch
 
+from common import hub, tokenizer
 from common.cli import cards
 from common.cli.bench import bench as run_bench
 from common.proofs import prove
@@ -18,10 +20,15 @@ LESSON = Path(engine.__file__).parent / "README.md"
 
 @pytest.fixture
 def home(tmp_path, monkeypatch):
-    """A place of its own for runs, and a tiny model."""
+    """A place of its own for runs, and a tiny model with large weights, to whom a wrong key matters."""
     monkeypatch.setenv("THIRTY_HOME", str(tmp_path))
     monkeypatch.chdir(tmp_path)
-    model_folder(tmp_path / "m", max_seq_len=128)
+    folder = model_folder(tmp_path / "quiet", max_seq_len=128)
+    model = hub.load(folder)
+    with torch.no_grad():
+        for p in model.parameters():
+            p.mul_(8 if p.dim() > 1 else 1)
+    hub.save(model, tmp_path / "m", tokenizer=tokenizer.load(folder))
     return tmp_path
 
 
