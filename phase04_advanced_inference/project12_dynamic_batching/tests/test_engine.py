@@ -35,7 +35,8 @@ class Clock:
 
 def engine(slots=3, *, budget=None, max_batch=3, max_step_tokens=7, size=64, **options):
     store = SlotStore(MODEL, slots, size, budget=budget)
-    return Engine(MODEL, store, max_batch=max_batch, max_step_tokens=max_step_tokens, clock=Clock(), **options)
+    options = {"max_batch": max_batch, "max_step_tokens": max_step_tokens, "clock": Clock(), **options}
+    return Engine(MODEL, store, **options)
 
 
 def request(rng):
