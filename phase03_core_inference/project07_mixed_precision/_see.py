@@ -37,7 +37,7 @@ def gradients(lab):
     tokens, found = batch[0].numel(), {}
     fig, ((ax,),) = plots.figure(height=3.8)
     for name, factor in ((f"{tokens:,} tokens in a batch", 1.0), (f"{LARGE * tokens:,} tokens", 1 / LARGE),
-                         (f"{LARGE * tokens:,} tokens, loss times 65,536", 2.0**16 / LARGE)):  # fmt: skip
+                         ("the same, the loss times 65,536", 2.0**16 / LARGE)):  # fmt: skip
         moved = grads + np.log2(factor)
         ax.hist(moved, bins=bins, label=name, histtype="step", linewidth=1.6)
         lost, over = float((moved < -25).mean()), float((moved >= np.log2(65520)).mean())
@@ -45,11 +45,11 @@ def gradients(lab):
         found |= {f"{name}, lost": lost, f"{name}, over": over}
     for edge, text in ((np.log2(SMALLEST), "smallest of float16"), (np.log2(LARGEST), "largest")):
         ax.axvline(edge, color=plots.INK, linewidth=1, linestyle=":")
-        ax.annotate(text, (edge, 0.02), xycoords=("data", "axes fraction"), rotation=90, ha="right",
-                    size=10, color=plots.QUIET)  # fmt: skip
+        ax.annotate(text, (edge, 0.98), xycoords=("data", "axes fraction"), rotation=90, ha="right",
+                    va="top", size=10, color=plots.QUIET)  # fmt: skip
     ax.set(xlabel="magnitude of a gradient, as a power of 2", ylabel="how many",
            ylim=(0, 1.45 * ax.get_ylim()[1]))  # fmt: skip
-    plots.legend(ax, loc="upper left")
+    plots.legend(ax, loc="upper right", bbox_to_anchor=(0.92, 1))
     lab.save(fig, "gradients.png")
     return found
 
