@@ -1,5 +1,6 @@
 """The whole of it, drawn many times: the texts are as frequent as the large model alone would have them."""
 
+import copy
 import math
 
 import pytest
@@ -17,16 +18,19 @@ from phase04_advanced_inference.project11_speculative_decoding.speculative impor
 PROMPT, N, V, ROWS = [2, 0, 1], 3, 5, 200
 
 
-def model(seed, n_layer):
-    torch.manual_seed(seed)
-    made = GPT(tiny(vocab_size=V, n_layer=n_layer, d_model=16, d_ff=24, max_seq_len=16)).eval()
+def pair():
+    """An untrained model with large weights, and the same one, half as sure of everything."""
+    torch.manual_seed(1)
+    large = GPT(tiny(vocab_size=V, d_model=16, d_ff=24, max_seq_len=16)).eval()
     with torch.no_grad():
-        for p in made.parameters():
+        for p in large.parameters():
             p.mul_(9 if p.dim() > 1 else 1)
-    return made
+        small = copy.deepcopy(large)
+        small.head.weight.mul_(0.5)
+    return large, small
 
 
-LARGE, SMALL = model(1, 2), model(2, 1)
+LARGE, SMALL = pair()
 HOW = Sampling(max_tokens=N, temperature=1.2)
 
 
@@ -71,7 +75,7 @@ def test_the_pair_is_worth_testing():
     """The two models disagree enough for both halves of the rule to be needed."""
     with torch.no_grad():
         p, q = (probabilities(m(torch.tensor([PROMPT]))[0, -1:], HOW)[0] for m in (LARGE, SMALL))
-    assert 0.2 < torch.minimum(p, q).sum() < 0.9 and true_shares().sum() == pytest.approx(1)
+    assert 0.2 < torch.minimum(p, q).sum() < 0.95 and true_shares().sum() == pytest.approx(1)
 
 
 @pytest.mark.parametrize("n", [2000, pytest.param(20_000, marks=pytest.mark.slow)])
