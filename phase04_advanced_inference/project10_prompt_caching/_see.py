@@ -17,11 +17,14 @@ POLICIES = {"LRU": lru, "token-aware": token_aware, "LRFU": frequent}
 
 
 def requests(n, seed=0):
-    """n requests (key, tokens): most are asked for again and again; one in four is long, and seldom is."""
+    """n requests (key, tokens): most are asked for again and again; one in ten is long, and seldom is.
+
+    In the middle third somebody reads reports: there two in three are long.
+    """
     draw, sizes = Random(seed), {}
     asked = []
     for i in range(n):
-        long = draw.random() < 0.25
+        long = draw.random() < (0.67 if n // 3 < i < 2 * n // 3 else 0.1)
         key = ("long", i // 2) if long else ("short", int(draw.paretovariate(0.7)) % 150)
         size = sizes.setdefault(key, int(draw.lognormvariate(math.log(1200 if long else 120), 0.5)) + 1)
         asked.append((key, size))

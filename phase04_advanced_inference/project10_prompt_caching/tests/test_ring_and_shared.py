@@ -8,7 +8,7 @@ from collections import Counter
 from contextlib import nullcontext
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from common.errors import UserError
@@ -17,6 +17,8 @@ from phase04_advanced_inference.project10_prompt_caching.ring import Ring, place
 from phase04_advanced_inference.project10_prompt_caching.shared import Shared
 
 KEYS = range(600)
+# A machine that is busy, or stopped for a while, is no failure.
+ANY_SPEED = {"deadline": None, "database": None, "suppress_health_check": [HealthCheck.too_slow]}
 
 
 def owners(ring):
@@ -48,7 +50,7 @@ def test_only_its_own_keys_move():
 
 
 @pytest.mark.exercise("Ring.take")
-@settings(max_examples=30, deadline=None, database=None, derandomize=True)
+@settings(max_examples=30, derandomize=True, **ANY_SPEED)
 @given(st.lists(st.integers(0, 3), max_size=40), st.integers(1, 6), st.sampled_from([1.0, 1.25, 2.0]))
 def test_nobody_has_more_than_the_bound(keys, n, slack):
     """However few the keys, after every request no load is over slack times the mean, rounded up."""

@@ -7,7 +7,7 @@ from collections import Counter
 from pathlib import Path
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from common.errors import UserError
@@ -19,10 +19,12 @@ from phase04_advanced_inference.project10_prompt_caching.sketch import (
 )
 
 ROOT = Path(__file__).resolve().parents[3]
+# A machine that is busy, or stopped for a while, is no failure.
+ANY_SPEED = {"deadline": None, "database": None, "suppress_health_check": [HealthCheck.too_slow]}
 
 
 @pytest.mark.exercise("CountMin.add", "CountMin.estimate")
-@settings(max_examples=40, deadline=None, database=None, derandomize=True)
+@settings(max_examples=40, derandomize=True, **ANY_SPEED)
 @given(st.lists(st.tuples(st.integers(0, 30), st.integers(1, 5)), min_size=1), st.integers(1, 9))
 def test_never_too_low(adds, width):
     """Whatever is added, an estimate is at least the truth and at most all there was."""
