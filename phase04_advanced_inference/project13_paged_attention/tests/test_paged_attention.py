@@ -1,0 +1,343 @@
+"""Attention over pages, and the engine on them: the same tokens as anywhere else, and nothing left behind."""
+
+import random
+
+import pytest
+import torch
+import torch.nn.functional as F
+
+from common import hub
+from common import model as core
+from common.errors import UserError
+from common.generate import Sampling, generate
+from common.model import GPT, set_attend
+from common.testing import check_attend, check_cache, close, tiny, trained
+from phase04_advanced_inference.project13_paged_attention import paged_attention as pages
+from phase04_advanced_inference.project13_paged_attention.paged_attention import (
+    PagedCache,
+    PagedStore,
+    View,
+    build_engine,
+    paged,
+)
+
+MODEL = trained()
+
+
+@pytest.fixture(autouse=True)
+def model_as_it_was():
+    yield
+    set_attend(MODEL, core.attend)
+
+
+def drawn(*shape, seed=0, dtype=torch.float64):
+    return torch.randn(shape, generator=torch.Generator().manual_seed(seed), dtype=dtype)
+
+
+class Scattered:
+    """Rows of 3, 17 and 9 tokens in blocks of 4 all over a pool of NaN; T queries stand at their ends."""
+
+    def __init__(self, T=1, H=4, K=2, dtype=torch.float64, lengths=(3, 17, 9), size=4, D=16):
+        blocks = torch.randperm(16, generator=torch.Generator().manual_seed(1)).tolist()
+        self.k, self.v = (torch.full((16 * size, K, D), torch.nan, dtype=dtype) for _ in "kv")
+        self.tables = [[blocks.pop() for _ in range(-(-n // size))] for n in lengths]
+        self.known = [[drawn(K, n, D, seed=i + j, dtype=dtype) for i, n in enumerate(lengths)] for j in (0, 9)]
+        for pool, rows in zip((self.k, self.v), self.known, strict=True):
+            for table, row in zip(self.tables, rows, strict=True):
+                for p in range(row.size(1)):
+                    pool[table[p // size] * size + p % size] = row[:, p]
+        self.positions = torch.tensor([[n - T + t for t in range(T)] for n in lengths])
+        self.view, self.q = View(self.tables, size, self.positions), drawn(3, H, T, D, seed=5, dtype=dtype)
+
+    def truth(self):
+        """torch's attention for each row by itself, from its own stretch of keys and values."""
+        answers = []
+        for row, (k, v) in enumerate(zip(*self.known, strict=True)):
+            look = torch.arange(k.size(1)) <= self.positions[row][:, None]
+            answers.append(F.scaled_dot_product_attention(self.q[row], k, v, attn_mask=look, enable_gqa=True))
+        return torch.stack(answers)
+
+
+@pytest.mark.exercise("paged", "View.entries", "View.slots")
+@pytest.mark.parametrize(("T", "H", "K"), [(1, 4, 2), (3, 4, 2), (1, 4, 4), (2, 6, 1)])
+def test_matches_sdpa(T, H, K):
+    """Each row as torch's attention has it from a stretch; the NaN around them are not read."""
+    made = Scattered(T, H, K)
+    close(paged(made.q, made.k, made.v, made.view), made.truth(), f"{T} queries, {H} heads over {K}")
+
+
+def test_matches_sdpa_in_float32():
+    made = Scattered(2, dtype=torch.float32)
+    close(paged(made.q, made.k, made.v, made.view), made.truth(), "float32")
+
+
+@pytest.mark.exercise("paged")
+def test_large_scores():
+    """Scores of some thousands, where exp alone is infinite."""
+    made = Scattered(1)
+    made.q *= 2000
+    close(paged(made.q, made.k, made.v, made.view), made.truth(), "large scores", rtol=1e-8, atol=1e-8)
+
+
+@pytest.mark.exercise("View.slots")
+def test_slots():
+    """By hand: tables [5, 2] and [3], blocks of 4."""
+    view = View([[5, 2], [3]], 4, torch.tensor([[5], [2]]))
+    found = view.slots(torch.tensor([[0, 3, 4, 7], [0, 1, 2, 3]]))
+    assert found.tolist() == [[20, 23, 8, 11], [12, 13, 14, 15]]
+    assert view.new.tolist() == [[9], [14]]
+    assert view.all.tolist() == [[20, 21, 22, 23, 8, 9], [12, 13, 14, 14, 14, 14]]
+
+
+@pytest.mark.exercise("View.entries")
+def test_entries():
+    """By hand: one row of three tokens in blocks 1 and 0 of 2, two queries, two heads over one."""
+    look, columns, starts = View([[1, 0]], 2, torch.tensor([[1, 2]])).entries(2, 1)
+    assert look.tolist() == [[[[True, True, False], [True] * 3]] * 2]
+    assert columns.tolist() == [2, 3, 2, 3, 0] * 2 and starts.tolist() == [0, 2, 5, 7, 10]
+
+
+@pytest.mark.exercise("PagedCache.write")
+def test_written_where_the_table_says_and_nowhere_else():
+    made = Scattered(2)
+    before, cache = made.k.clone(), PagedCache((made.k, made.v), made.view)
+    k, v = drawn(3, 2, 2, 16, seed=7), drawn(3, 2, 2, 16, seed=8)
+    cache.write(k, v, made.positions)
+    own = made.view.new
+    close(made.k[own], k.transpose(1, 2), "keys")
+    close(made.v[own], v.transpose(1, 2), "values")
+    others = torch.ones(len(made.k), dtype=torch.bool).index_fill(0, own.flatten(), False)
+    assert torch.equal(made.k[others].nan_to_num(9), before[others].nan_to_num(9))
+    for wrong in (torch.zeros(3, dtype=torch.long), made.positions + 1):
+        with pytest.raises(UserError, match="positions"):
+            cache.write(k, v, wrong)
+
+
+class AnyCache:
+    """Pages for B rows at whatever positions come: what `check_cache` and `check_attend` drive."""
+
+    def __init__(self, B, K, D, size, dtype=torch.float32):
+        each, self.size = -(-size // 3), 3
+        numbers = torch.randperm(B * each, generator=torch.Generator().manual_seed(0)).view(B, -1)
+        self.tables = numbers.tolist()
+        self.pool = tuple(torch.full((B * each * 3, K, D), torch.nan, dtype=dtype) for _ in "kv")
+
+    def update(self, k, v, positions):
+        return PagedCache(self.pool, View(self.tables, 3, positions)).update(k, v, positions)
+
+
+@pytest.mark.exercise("PagedCache.write", "View.slots")
+def test_cache_keeps_its_contract(monkeypatch):
+    check_cache(lambda B, K, D, size: AnyCache(B, K, D, size))
+
+
+def test_attend_keeps_its_contract():
+    """Without pages it is the core's."""
+    check_attend(pages.attend)
+
+
+@pytest.mark.exercise("paged", "PagedCache.write")
+@pytest.mark.parametrize("T", [1, 3, pages.FEW + 1])
+def test_attend_in_place_and_gathered_agree(T):
+    made = Scattered(T, lengths=(12, 17, 9))
+    k, v = drawn(3, 2, T, 16, seed=7), drawn(3, 2, T, 16, seed=8)
+    found = []
+    for fn in (pages.attend, core.attend):
+        cache = PagedCache((made.k.clone(), made.v.clone()), made.view)
+        found.append(fn(made.q, k, v, positions=made.positions, cache=cache))
+    close(*found, f"{T} queries")
+
+
+# ---- the engine ----
+
+
+def request(rng):
+    start, stride, n = rng.randrange(3), rng.randrange(1, 3), rng.randrange(1, 24)
+    sampling = Sampling(max_tokens=rng.randrange(1, 25), temperature=rng.choice([0, 0, 1.5]),
+                        seed=rng.getrandbits(32))  # fmt: skip
+    return [(start + stride * i) % 32 for i in range(n)], sampling
+
+
+def solo(ids, sampling):
+    """The contiguous cache: common's own loop, one text at a time."""
+    [answer] = generate(MODEL, [ids], sampling)
+    return answer.ids
+
+
+def built(**options):
+    sizes = {"blocks": 24, "size": 4, "max_batch": 4, "max_step_tokens": 12}
+    return build_engine(MODEL, **{**sizes, **options})
+
+
+def nothing_is_held(made):
+    store = made.store
+    assert not store.tables and not store.held and not store.away and not store.saved
+    assert len(store.free) + len(store.idle) == len(store.refs)
+    assert sum(store.refs) == len(store.cached) == len(store.idle)
+
+
+KINDS = [{}, {"in_place": False}, {"size": 1, "blocks": 100}, {"prefix": True}, {"blocks": 12},
+         {"blocks": 12, "prefix": True}, {"blocks": 12, "away": 8}]  # fmt: skip
+
+
+@pytest.mark.exercise("paged", "PagedCache.write", "View.slots", "View.entries")
+@pytest.mark.exercise("BlockManager.reserve", "BlockManager.open", "BlockManager.keep", "BlockManager.drop")
+@pytest.mark.parametrize("options", KINDS, ids=str)
+def test_matches_the_contiguous_cache(options):
+    """Random arrivals, cancellations, forks, preemptions: to the token what each gets alone."""
+    rng, made = random.Random(3), built(**options)
+    asked, new, gone = {}, {}, set()
+    for turn in range(70):
+        if turn < 50 and rng.random() < 0.5:
+            ids, sampling = request(rng)
+            asked[made.add(ids, sampling)] = ids, sampling
+        alive = sorted(made.sequences)
+        if alive and rng.random() < 0.1:
+            id, sampling = rng.choice(alive), request(rng)[1]
+            if len(made.sequences[id].ids) < 40:
+                text = list(made.sequences[id].ids)
+                asked[made.fork(id, sampling)] = text, sampling
+        if alive and rng.random() < 0.05:
+            gone.add(rng.choice(alive))
+            made.cancel(max(gone & set(alive), default=-1))
+        for event in made.step():
+            new.setdefault(event.id, []).extend(event.ids)
+    while made.busy:
+        for event in made.step():
+            new.setdefault(event.id, []).extend(event.ids)
+    cancelled = made.stats()["finished"]["cancelled"]
+    assert cancelled and len(asked) > 20
+    whole = [id for id, (ids, sampling) in asked.items() if tuple(new[id]) == solo(ids, sampling)]
+    assert len(whole) >= len(asked) - cancelled
+    for id, (ids, sampling) in asked.items():
+        assert tuple(new[id]) == solo(ids, sampling)[: len(new[id])]
+    assert bool(made.stats()["preemptions"]) == (options.get("blocks") == 12)
+    nothing_is_held(made)
+
+
+@pytest.mark.exercise("BlockManager.keep", "BlockManager.open")
+def test_a_shared_prefix_is_read_once_and_never_written():
+    """The second request feeds only what is new, and the blocks are bit-equal to those first written."""
+    made, ids = built(prefix=True, size=4, blocks=40), list(range(1, 20))
+    made.generate([ids], Sampling(max_tokens=4, temperature=0))
+    kept, fed = sorted(made.store.cached), made.stats()["tokens fed"]
+    before = [x[kept].clone() for x in made.store.pages()]
+    answers = made.generate([[*ids[:16], i, 5] for i in range(4)], Sampling(max_tokens=6, temperature=0))
+    assert made.stats()["tokens fed"] - fed == 4 * (2 + 5)
+    assert all(torch.equal(x[kept], y) for x, y in zip(made.store.pages(), before, strict=True))
+    assert [answer.ids for answer in answers] == [
+        solo([*ids[:16], i, 5], Sampling(max_tokens=6, temperature=0)) for i in range(4)]  # fmt: skip
+
+
+@pytest.mark.exercise("BlockManager.reserve")
+def test_a_fork_shares_and_parts():
+    """Four forks of a text: what is common has five owners, but for its last block; all tokens are right."""
+    made, ids = built(blocks=60, max_batch=5), [*range(1, 30)]
+    first = made.add(ids, Sampling(max_tokens=20, temperature=0))
+    while len(made.sequences[first].ids) < 32:
+        made.step()
+    text = list(made.sequences[first].ids)
+    forks = {made.fork(first, Sampling(max_tokens=8, temperature=2.0, seed=i)): i for i in range(4)}
+    made.step()
+    owners = [len(some) for some in made.store.owners()]
+    assert owners.count(5) == (len(text) - 1) // 4
+    new = {id: list(made.sequences[id].new) for id in forks}
+    while made.busy:
+        for event in made.step():
+            new.get(event.id, []).extend(event.ids)
+    made.step()
+    for id, i in forks.items():
+        want = solo(text, Sampling(max_tokens=8, temperature=2.0, seed=i))
+        assert tuple(new[id][-8:]) == want
+    nothing_is_held(made)
+
+
+def test_swapped_tokens_are_not_read_again():
+    """Preempted with room elsewhere: fewer tokens are fed than where they are read again."""
+    fed = {}
+    for away in (0, 60):
+        made = built(blocks=12, away=away)
+        made.generate([[i] * 12 for i in range(6)], Sampling(max_tokens=20, temperature=0))
+        stats = made.stats()
+        assert stats["preemptions"]
+        fed[away] = stats["tokens fed"]
+        nothing_is_held(made)
+    assert fed[60] == 6 * 31 < fed[0]
+
+
+def test_cancelled_while_swapped_out():
+    made = built(blocks=12, away=60)
+    ids = [made.add([i] * 12, Sampling(max_tokens=20, temperature=0)) for i in range(4)]
+    while not made.store.away:
+        made.step()
+    for id in ids:
+        assert made.cancel(id)
+    made.step()
+    nothing_is_held(made)
+
+
+def test_is_on(monkeypatch):
+    """The engine's decode really reads in place: where that raises, so does the engine."""
+    made, calls = built(), []
+
+    def watched(q, k, v, view):
+        calls.append(q.shape)
+        return paged(q, k, v, view)
+
+    monkeypatch.setattr(pages, "paged", watched)
+    made.generate([[1, 2], [3, 4, 5]], Sampling(max_tokens=4, temperature=0))
+    assert len(calls) >= 2 * 4 and any(shape[0] == 2 for shape in calls)
+
+    def gathers(pool, slots):
+        raise ZeroDivisionError("unplugged")
+
+    monkeypatch.setattr(pages, "gathered", gathers)
+    made.generate([[1, 2], [3, 4, 5]], Sampling(max_tokens=4, temperature=0))
+    with pytest.raises(ZeroDivisionError):
+        made.generate([[1] * 11], Sampling(max_tokens=1))
+
+
+def test_matches_transformers(tmp_path):
+    """Llama of tiny random weights, greedy, three texts of different lengths in one paged engine."""
+    transformers = pytest.importorskip("transformers")
+    torch.manual_seed(0)
+    model = GPT(tiny()).eval()
+    for p in model.parameters():
+        p.data.mul_(4 if p.dim() > 1 else 1)
+    hub.save(model, tmp_path)
+    theirs = transformers.AutoModelForCausalLM.from_pretrained(tmp_path).eval()
+    prompts = [[3, 14, 15, 9, 2, 6], [5, 35], [8] * 11]
+    made = build_engine(model, blocks=20, size=4, max_batch=3, max_step_tokens=16)
+    answers = made.generate(prompts, Sampling(max_tokens=8, temperature=0))
+    for ids, answer in zip(prompts, answers, strict=True):
+        want = theirs.generate(torch.tensor([ids]), do_sample=False, max_new_tokens=8, pad_token_id=0)
+        assert list(answer.ids) == want[0, len(ids) :].tolist()
+
+
+def test_wrong_requests_lose_nobody_elses():
+    made = built(blocks=5, size=4)
+    id = made.add([1, 2, 3], Sampling(max_tokens=9, temperature=0))
+    for wrong in ([], [32], [1] * 21, "text"):
+        with pytest.raises(UserError):
+            made.add(wrong)
+    assert not made.cancel(99)
+    answer = [token for event in made.stream(id) for token in event.ids]
+    assert tuple(answer) == solo([1, 2, 3], Sampling(max_tokens=9, temperature=0))
+    assert not made.cancel(id)
+    nothing_is_held(made)
+
+
+def test_a_text_as_long_as_all_the_memory():
+    """Five blocks of four: 20 tokens are fed, the 21st is drawn."""
+    made = built(blocks=5, size=4)
+    [answer] = made.generate([[1] * 20], Sampling(max_tokens=5, temperature=0))
+    assert len(answer.ids) == 1 and answer.finish == "length"
+    nothing_is_held(made)
+
+
+def test_types_that_are_not_multiplied_in_place_are_gathered():
+    torch.manual_seed(0)
+    model = GPT(tiny()).eval().to(torch.bfloat16)
+    made = build_engine(model, blocks=20, size=4)
+    assert len(made.generate([[1, 2, 3]], Sampling(max_tokens=5, temperature=0))[0].ids) == 5
+    assert PagedStore(model, 2).pools[0][0].dtype == torch.bfloat16
