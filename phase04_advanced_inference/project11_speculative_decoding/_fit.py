@@ -8,7 +8,7 @@ from common.device import dtype_for
 from common.errors import demand
 from common.model import GPT, ModelConfig
 from common.training import TrainConfig, train
-from data import python_manual
+from data import corpora
 from data.tinytown import TinyTown
 from phase01_foundation.project03_pretrain.objectives import CausalLM
 from phase01_foundation.project03_pretrain.probe import end_id
@@ -29,11 +29,20 @@ def first(documents, characters):
     return found
 
 
-def read(words, characters):
-    """Ids (N,) of TinyTown's pages and, an eighth more, of the Python manual, mixed: what the base read."""
-    manual = python_manual.documents()
-    manual = random.Random(0).sample(manual, len(manual))
-    found = first(TinyTown().pages(), characters) + first(manual, characters // 8)
+def documents(corpus):
+    """A corpus as documents: TinyTown's pages, without end; of any other, pieces of its text in any order."""
+    if corpus == "tinytown":
+        return TinyTown().pages()
+    text = corpora.load(corpus)
+    pieces = [text[i : i + 2000] for i in range(0, len(text), 2000)]
+    return random.Random(0).sample(pieces, len(pieces))
+
+
+def read(words, corpus, characters):
+    """Ids (N,) of so many characters of the first corpus, and an eighth of that of each other, mixed."""
+    names, found = corpus.split(","), []
+    for i, name in enumerate(names):
+        found += first(documents(name), characters if i == 0 else characters // 8)
     random.Random(1).shuffle(found)
     end = end_id(words)
     return torch.tensor([id for text in found for id in [*words.encode(text), end]])
@@ -71,7 +80,7 @@ def objective_of(kind, model, config):
 def fit(kind, model, words, config, device, folder, *, resume=False, say=print):
     """Train a draft or heads for a model: (what was trained, its loss on text held out)."""
     context = min(config.context, model.config.max_seq_len)
-    ids = read(words, config.characters)
+    ids = read(words, config.corpus, config.characters)
     cut = len(ids) - max(4 * context, len(ids) // 20)
     demand(cut > 4 * context, f"{len(ids):,} tokens are too few to train on: more --characters")
     made, objective = objective_of(kind, model, config)

@@ -25,8 +25,10 @@ class Config:
     """draft: a small model of its own; heads: several tokens ahead from the model's hidden state."""
     tokens: int = 1_000_000
     """Tokens to train on."""
+    corpus: str = "tinytown,python-manual"
+    """Corpora to read, with commas between; best what the model has read."""
     characters: int = 4_000_000
-    """Characters of TinyTown to read; the Python manual adds an eighth of it."""
+    """Characters of the first of them; each other adds an eighth of that."""
     n_layer: int = 1
     """Layers of a draft."""
     n_head: int = 4
@@ -56,8 +58,8 @@ class Config:
 
 
 PRESETS = {
-    "smoke": Config(tokens=4_000, characters=12_000, d_model=16, d_ff=24, n_head=2, heads=2, context=32,
-                    batch_size=4, save=False),
+    "smoke": Config(corpus="tinytown", tokens=2_000, characters=12_000, d_model=16, d_ff=24, n_head=2,
+                    heads=2, context=32, batch_size=4, save=False),
     "cpu": Config(),
     "gpu": Config(tokens=40_000_000, characters=40_000_000, d_model=256, d_ff=688, context=256,
                   batch_size=128, learning_rate=3e-3),
@@ -77,7 +79,7 @@ def main(config, run):
     for place in [run.folder / "model", *([models() / config.kind] if config.save else [])]:
         _pair.save(config.kind, made, model, words, place, card)
         run.say(f"saved: {place}")
-    run.finish({"val_loss": loss, "parameters": weights}, corpus="tinytown,python-manual")
+    run.finish({"val_loss": loss, "parameters": weights}, corpus=config.corpus)
 
 
 if __name__ == "__main__":

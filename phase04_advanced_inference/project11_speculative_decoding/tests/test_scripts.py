@@ -17,6 +17,7 @@ from common.model import GPT
 from common.proofs import prove
 from common.testing import tiny
 from common.trial import model_folder, refused, run
+from data import corpora
 from phase04_advanced_inference.project11_speculative_decoding import _fit, _pair, explore, generate, train
 from phase04_advanced_inference.project11_speculative_decoding import bench as bench_script
 from phase04_advanced_inference.project11_speculative_decoding._pair import Counted, Pair, is_tie
@@ -141,11 +142,13 @@ def test_ties_are_forgiven_and_nothing_else():
     assert is_tie(model, [5, 7], [1], [2])
 
 
-def test_what_a_draft_reads(home):
-    """Town and manual, mixed, about as long as asked for; the batch of a step is always the same."""
+def test_what_a_draft_reads(home, monkeypatch):
+    """Two corpora, mixed, about as long as asked for; the batch of a step is always the same."""
     words = tokenizer.load(home / "m")
-    ids = _fit.read(words, 8_000)
-    assert 8_000 <= len(ids) < 20_000 and words.special["<|endoftext|>"] in ids.tolist()
+    monkeypatch.setattr(corpora, "load", lambda name: "§" * 8_000)
+    ids = _fit.read(words, "tinytown,python-manual", 8_000)
+    assert ids.tolist().count("§".encode()[1]) == 2000  # one piece of 2,000 is an eighth and more
+    assert 10_000 <= len(ids) < 20_000 and words.special["<|endoftext|>"] in ids.tolist()
     a, b = (_fit.batches(ids, 2, 16, "cpu")(5) for _ in range(2))
     assert torch.equal(a[0], b[0]) and torch.equal(a[0][:, 1:], a[1][:, :-1])
     [(ids, again)] = _pair.Pair("m", "d", None, torch.device("cpu"), home).copying(1, 8, 12)
