@@ -15,14 +15,24 @@ from .speculative import Draft, accept, agree, pick, probabilities
 
 
 def chi_square(counts, shares):
-    """The chance of counts (n,) at least as far from what shares (n,) say; rare cells, under 5, are one."""
+    """The chance of counts (n,) at least as far as these from what shares (n,) say, in [0, 1].
+
+    Cells that expect fewer than 5 are joined, neighbours with neighbours, until about 10 are expected.
+    """
     due = shares.double() / shares.sum() * counts.sum()
-    keep = due >= 5
-    seen = torch.cat((counts[keep], counts[~keep].sum()[None])).double()
-    due = torch.cat((due[keep], due[~keep].sum()[None]))
+    rare = due < 5
+    group = (due[rare].cumsum(0) // 10).long()
+    last = max(0, int(group[-1]) - 1) if len(group) else 0  # what is left over goes to the last whole group
+    joined = torch.zeros(2, last + 1, dtype=torch.float64)
+    joined.index_add_(1, group.clamp(max=last), torch.stack((counts.double(), due))[:, rare])
+    seen, due = torch.cat((torch.stack((counts.double(), due))[:, ~rare], joined), 1)
+    if (seen[due == 0] > 0).any():
+        return 0.0  # what cannot happen did
     seen, due = seen[due > 0], due[due > 0]
-    distance = ((seen - due) ** 2 / due).sum()
-    return torch.special.gammaincc((len(seen) - 1) / 2 * torch.ones(()), distance.float() / 2).item()
+    if len(due) < 2:
+        return 1.0  # a single cell tells nothing
+    distance, freedom = ((seen - due) ** 2 / due).sum(), torch.tensor(len(due) - 1.0)
+    return torch.special.gammaincc(freedom / 2, distance.float() / 2).item()
 
 
 def longest_match(guesses, p, q, draws):

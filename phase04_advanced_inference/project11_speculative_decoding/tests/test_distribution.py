@@ -19,14 +19,14 @@ PROMPT, N, V, ROWS = [2, 0, 1], 3, 5, 200
 
 
 def pair():
-    """An untrained model with large weights, and the same one, half as sure of everything."""
+    """An untrained model with large weights, and the same one, far less sure of everything."""
     torch.manual_seed(1)
     large = GPT(tiny(vocab_size=V, d_model=16, d_ff=24, max_seq_len=16)).eval()
     with torch.no_grad():
         for p in large.parameters():
             p.mul_(9 if p.dim() > 1 else 1)
         small = copy.deepcopy(large)
-        small.head.weight.mul_(0.5)
+        small.head.weight.mul_(0.3)
     return large, small
 
 

@@ -30,7 +30,11 @@ def test_chi_square_itself():
     moved = six + torch.tensor([1, -1, 1, -1, 1, -1]) * step
     assert chi_square(moved, torch.ones(6)) == pytest.approx(0.05, abs=1e-3)
     rare = torch.tensor([500 + off, 500 - off, 2, 1, 0])
-    assert 0 < chi_square(rare, torch.tensor([0.4985, 0.4985, 0.001, 0.001, 0.001])) < 0.2
+    due = torch.tensor([0.4985, 0.4985, 0.001, 0.001, 0.001])
+    assert chi_square(rare, due) == pytest.approx(0.147, abs=0.01)
+    assert chi_square(torch.tensor([9, 1]), torch.tensor([1.0, 0.0])) == 0
+    assert chi_square(torch.full((400,), 5), torch.ones(400)) > 0.99 > 0.01 > chi_square(
+        torch.tensor([6, 4] * 20 + [9, 1] * 180), torch.ones(400))  # fmt: skip
 
 
 def shares(rows, V=6, seed=0, sharp=1.5):
