@@ -77,6 +77,42 @@ def test_expect_refuses_too_few_seeds_and_failed_runs(started, tmp_path, monkeyp
     assert not (tmp_path / "project01_toy/results/expected.json").exists()
 
 
+@pytest.fixture
+def done(tmp_path):
+    """Writes a finished run of the toy project: done(seed, loss, ...) -> its folder."""
+    def write(seed, loss, **more):
+        result = {"project": "project01_toy", "script": "train", "preset": "smoke", "overridden": ["seed"],
+                  "config": {"seed": seed}, "metrics": {"val_loss": loss}, "device": "cpu",
+                  "machine": {"cpu": "Xeon"}, **more}
+        (folder := tmp_path / f"run{seed}").mkdir()
+        (folder / "result.json").write_text(json.dumps(result))
+        return folder
+    return write
+
+
+def test_runs_that_are_done_count(started, tmp_path, monkeypatch, done):
+    losses(monkeypatch, lambda seed: 2.0 + seed / 10)
+    runs = (done(1, 9.0), done(7, 2.5))
+    measure.Expect("1", "smoke", seeds=(0, 1), runs=runs)()
+    band = json.loads((tmp_path / "project01_toy/results/expected.json").read_text())["smoke"]["val_loss"]
+    assert sorted(band["seeds"]) == [0, 1, 7] and band["mean"] == pytest.approx((2.0 + 9.0 + 2.5) / 3)
+
+
+@pytest.mark.parametrize("more, why", [
+    ({"preset": "cpu"}, "a run of project01_toy train cpu, not of project01_toy train smoke"),
+    ({"project": "project02_other"}, "not of project01_toy"),
+    ({"overridden": ["seed", "steps", "model"]}, "another model, steps than the preset's"),
+])  # fmt: skip
+def test_runs_of_something_else_do_not_count(started, done, more, why):
+    with pytest.raises(UserError, match=why):
+        measure.Expect("1", "smoke", runs=(done(5, 1.0, **more),))()
+
+
+def test_a_run_that_did_not_end_does_not_count(started, tmp_path):
+    with pytest.raises(UserError, match="has not come to its end"):
+        measure.Expect("1", "smoke", runs=(tmp_path,))()
+
+
 def test_a_band_on_a_gpu_names_the_gpu(started, tmp_path, monkeypatch):
     losses(monkeypatch, lambda seed: 2.0, device="cuda", machine={"cpu": "Xeon", "gpu": "NVIDIA H200"})
     measure.Expect("1", "smoke")()

@@ -61,19 +61,23 @@ class Expect:
     preset: tyro.conf.Positional[str]
     """The preset to run once a seed."""
     seeds: tuple[int, ...] = (0, 1, 2)
-    """At least three."""
+    """Seeds to run now; at least three with those of --runs."""
     script: Annotated[str, tyro.conf.arg(metavar="NAME")] = "train"
     """The script whose metrics get a band."""
+    runs: tuple[Path, ...] = ()
+    """Folders of finished runs of this preset whose seeds count too."""
 
     def __call__(self) -> int:
         """Write the project's results/expected.json, this preset's bands anew, the others as they are."""
-        if len(set(self.seeds)) < 3:
-            raise UserError(f"a band needs three different seeds, not {list(self.seeds)}: --seeds 0 1 2")
         card = find(self.project)
         target, name = card.folder / "results" / "expected.json", module(card, self.script)
+        found = dict(finished(folder, card, self) for folder in self.runs)
+        if len({*found, *self.seeds}) < 3:
+            raise UserError(f"a band needs three different seeds, not {[*found, *self.seeds]}: --seeds 0 1 2")
         with tempfile.TemporaryDirectory() as folder:
-            found = {seed: run(name, self.preset, seed, Path(folder) / str(seed)) for seed in self.seeds}
-        last = found[self.seeds[-1]]
+            found |= {seed: run(name, self.preset, seed, Path(folder) / str(seed))
+                      for seed in self.seeds if seed not in found}
+        last = list(found.values())[-1]
         origin = {"machine": last["machine"]["cpu"], "commit": commit(ROOT)}
         if last["device"] != "cpu":
             origin["machine"] = last["machine"]["gpu"] or last["device"]
@@ -94,3 +98,17 @@ def run(name: str, preset: str, seed: int, folder: Path) -> dict:
     if code:
         raise UserError(f"{name} {preset} --seed {seed} ended with exit code {code}: no band was written")
     return json.loads((folder / "result.json").read_text(encoding="utf-8"))
+
+
+def finished(folder: Path, card: Card, asked: Expect) -> tuple[int, dict]:
+    """(seed, result) of a run that lies in `folder`; UserError where it is another preset or was changed."""
+    try:
+        result = json.loads((folder / "result.json").read_text(encoding="utf-8"))
+    except OSError:
+        raise UserError(f"{folder} has no result.json: that run has not come to its end") from None
+    ours = (card.folder.name, asked.script, asked.preset)
+    if (theirs := tuple(result[key] for key in ("project", "script", "preset"))) != ours:
+        raise UserError(f"{folder} is a run of {' '.join(theirs)}, not of {' '.join(ours)}")
+    if changed := set(result["overridden"]) - {"seed"}:
+        raise UserError(f"{folder} was run with another {', '.join(sorted(changed))} than the preset's")
+    return result["config"]["seed"], result

@@ -148,6 +148,8 @@ def draw_sampling(line, points):
     for ax, which, label, side in views:
         ax.plot(*zip(*((row[0], row[which]) for row in line.values()), strict=True), marker="o", linewidth=2)
         for name, row in line.items():
+            if name % 0.5:
+                continue  # a label for every other one: they would stand on each other
             label_point(ax, f"{name:g}", (row[0], row[which]), (-8 * side, -15), plots.COLOURS[0])
         for colour, (name, row) in zip(plots.COLOURS[1:], points.items(), strict=False):
             ax.plot(row[0], row[which], "D", color=colour, markersize=8)

@@ -37,7 +37,7 @@ SYMBOLS = str.maketrans({b: chr(k) for k, b in enumerate(BYTE_ORDER)})
 CUT = regex.compile(r"(?<=\S)(?= )")
 
 
-def cut(texts, special=(), size=1 << 20):
+def cut(texts, special=(), size=1 << 16):
     """Regroup any stream of strings into chunks of about `size` characters, cut where no piece and no
     special token is torn.
 
@@ -73,14 +73,15 @@ def count_pieces(chunk, pattern, special):
 def count_stream(texts, pattern, special, workers=0):
     """Counter of all pieces of a stream of strings; with workers, counted in as many processes. The same
     for any number of them."""
-    chunks = cut(texts, special)
+    chunks, total = cut(texts, special), Counter()
     if not workers:
-        return sum((count_pieces(chunk, pattern, special) for chunk in chunks), Counter())
-    total = Counter()
+        for chunk in chunks:
+            total.update(count_pieces(chunk, pattern, special))
+        return total
     with ProcessPoolExecutor(workers) as pool:
-        while batch := list(islice(chunks, 2 * workers)):  # a few at a time: the text need not fit in memory
+        while batch := list(islice(chunks, 8 * workers)):  # a few at a time: the text need not fit in memory
             for counted in pool.map(count_pieces, batch, [pattern] * len(batch), [special] * len(batch)):
-                total += counted
+                total.update(counted)
     return total
 
 
