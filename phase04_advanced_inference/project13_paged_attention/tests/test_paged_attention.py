@@ -41,7 +41,8 @@ class Scattered:
         blocks = torch.randperm(16, generator=torch.Generator().manual_seed(1)).tolist()
         self.k, self.v = (torch.full((16 * size, K, D), torch.nan, dtype=dtype) for _ in "kv")
         self.tables = [[blocks.pop() for _ in range(-(-n // size))] for n in lengths]
-        self.known = [[drawn(K, n, D, seed=i + j, dtype=dtype) for i, n in enumerate(lengths)] for j in (0, 9)]
+        self.known = [[drawn(K, n, D, seed=i + j, dtype=dtype) for i, n in enumerate(lengths)]
+                      for j in (0, 9)]
         for pool, rows in zip((self.k, self.v), self.known, strict=True):
             for table, row in zip(self.tables, rows, strict=True):
                 for p in range(row.size(1)):
@@ -136,7 +137,7 @@ def test_attend_keeps_its_contract():
     check_attend(pages.attend)
 
 
-@pytest.mark.exercise("paged", "PagedCache.write")
+@pytest.mark.exercise("PagedCache.write")
 @pytest.mark.parametrize("T", [1, 3, pages.FEW + 1])
 def test_attend_in_place_and_gathered_agree(T):
     made = Scattered(T, lengths=(12, 17, 9))
