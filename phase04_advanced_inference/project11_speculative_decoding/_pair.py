@@ -2,6 +2,7 @@
 
 import hashlib
 import sys
+import tempfile
 from dataclasses import asdict
 from functools import cached_property
 
@@ -47,8 +48,8 @@ class Pair:
     named: a draft's folder, or "" for models/draft where that was trained for this model.
     """
 
-    def __init__(self, model, named, sizes, device, folder, say=print):
-        self.named, self.sizes, self.device, self.folder, self.say = named, sizes, device, folder, say
+    def __init__(self, model, named, sizes, device, say=print):
+        self.named, self.sizes, self.device, self.say = named, sizes, device, say
         self.place = chain.find("base", model, say=say)
         self.model, self.words = hub.load(self.place, device=device), tokenizer.load(self.place)
 
@@ -84,8 +85,8 @@ class Pair:
         """A draft or heads made now, and saved as models/KIND if the sizes say so."""
         self.say(f"no models/{kind} for this model yet (./thirty run 11 train --kind {kind} makes it): "
                  f"trained first, {self.sizes.tokens:,} tokens")  # fmt: skip
-        made, loss = _fit.fit(kind, self.model, self.words, self.sizes, self.device,
-                              self.folder / f"train-{kind}", say=self.say)  # fmt: skip
+        with tempfile.TemporaryDirectory() as folder:
+            made, loss = _fit.fit(kind, self.model, self.words, self.sizes, self.device, folder, say=self.say)
         if self.sizes.save:
             card = {"made_by": "project11_speculative_decoding", "command": " ".join(sys.argv),
                     "config": asdict(self.sizes), "model": self.place.name, "val_loss": loss}  # fmt: skip

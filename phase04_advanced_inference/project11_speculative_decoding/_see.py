@@ -109,18 +109,18 @@ def timeline(lab) -> dict:
     """One text, round by round: which tokens were guessed, which the large model had to say itself."""
     K, [ids] = lab.config.k, lab.prompts(1)
     [(new, taken, _)], _ = lab.each(lambda: lab.pair.draft("model", K, size=lab.T + lab.n), [ids])
-    words, shown, line = lab.pair.words, [], 0
+    kept, line = [], 0
     fig, ((ax,),) = plots.figure(width=12.0, height=5.4)
     at = width = 0
     for took in taken:
         for i, id in enumerate(new[at : at + took]):
-            text = shown(words, id)
+            text = shown(lab.pair.words, id)
             span = max(1, len(text))
             if width + span > 92:
                 line, width = line + 1, 0
-            shown.append(i < took - 1)
+            kept.append(i < took - 1)
             ax.text(width, -line, text, family="monospace", fontsize=10.5, va="center", color=plots.INK,
-                    bbox={"facecolor": "#BFE3D5" if shown[-1] else "#F6D9C4", "edgecolor": "none",
+                    bbox={"facecolor": "#BFE3D5" if kept[-1] else "#F6D9C4", "edgecolor": "none",
                           "boxstyle": "square,pad=0.12"})  # fmt: skip
             width += span
         at += took
@@ -130,8 +130,8 @@ def timeline(lab) -> dict:
            "Orange: said by the large one, a forward each")  # fmt: skip
     ax.axis("off")
     lab.save(fig, "timeline.png")
-    lab.say(f"  {sum(shown)} of {len(shown)} tokens were guesses that held")
-    return {"guessed": sum(shown) / len(shown)}
+    lab.say(f"  {sum(kept)} of {len(kept)} tokens were guesses that held")
+    return {"guessed": sum(kept) / len(kept)}
 
 
 def by_k(lab) -> dict:

@@ -10,7 +10,6 @@ import torch
 from common import hub
 from common.benchmark import Stopwatch, values
 from common.cli.bench import bench, break_even
-from common.cli.paths import runs
 from common.device import synchronize
 from common.generate import Sampling
 from common.model import GPT, ModelConfig
@@ -42,7 +41,7 @@ def setup(b):
         rows = torch.randint(97, (count + 2, T), generator=torch.Generator().manual_seed(0)).tolist()
         copies = [row * 3 for row in rows[:count]]
     else:
-        pair = Pair("", "", train.PRESETS["cpu"], b.device, runs() / b.project.name / "bench", b.say)
+        pair = Pair("", "", train.PRESETS["cpu"], b.device, b.say)
         model, small, rows = pair.model, pair.small, pair.prompts(count + 2, T)
         copies = [ids for ids, _ in pair.copying(count, T, n)]
     return SimpleNamespace(model=model, small=small, tune=rows[:2], prompts=rows[2:], copies=copies, n=n, T=T)

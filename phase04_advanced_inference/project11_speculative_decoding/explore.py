@@ -57,7 +57,7 @@ PRESETS = {"smoke": Config(prompts=1, prompt=6, new=12, k=2, ks=(1, 3), batches=
 
 
 def main(config, run):
-    pair = Pair(config.model, config.draft, train.PRESETS[run.preset], run.device, run.folder, run.say)
+    pair = Pair(config.model, config.draft, train.PRESETS[run.preset], run.device, run.say)
     lab, found = _see.Lab(config, run, pair), {}
     for name in config.parts:
         run.say(f"\n{name}: {EXPERIMENTS[name].__doc__.strip().splitlines()[0]}")

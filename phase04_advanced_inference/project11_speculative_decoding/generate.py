@@ -56,7 +56,7 @@ def timed(device, call):
 
 
 def main(config, run):
-    pair = Pair(config.model, config.draft, train.PRESETS[run.preset], run.device, run.folder, run.say)
+    pair = Pair(config.model, config.draft, train.PRESETS[run.preset], run.device, run.say)
     model, words, ids = pair.model, pair.words, pair.words.encode(config.prompt)
     check_room(model, len(ids), 1)
     n = min(config.max_tokens, model.config.max_seq_len - len(ids) + 1)

@@ -65,14 +65,14 @@ def test_smoke_train(home, capsys):
         found = json.loads((home / kind / "result.json").read_text())["metrics"]
         assert 0 < found["val_loss"] < 20
     capsys.readouterr()
-    pair = Pair("m", "", train.PRESETS["smoke"], torch.device("cpu"), home / "x")
+    pair = Pair("m", "", train.PRESETS["smoke"], torch.device("cpu"))
     assert pair.small.config.n_layer == 1 and len(pair.heads.layers) == 2
     assert "trained first" not in capsys.readouterr().out
     run(generate, "smoke", "--model", "m", "--how", "heads", "--out", "here")
     assert metrics(home)["agree"] == 1
     torch.manual_seed(1)
     hub.save(GPT(tiny(vocab_size=260)), home / "other", tokenizer=tokenizer.load(home / "m"))
-    other = Pair("other", "", train.PRESETS["smoke"], torch.device("cpu"), home / "y")
+    other = Pair("other", "", train.PRESETS["smoke"], torch.device("cpu"))
     assert other.kept("draft") is None and other.kept("heads") is None
 
 
@@ -151,7 +151,7 @@ def test_what_a_draft_reads(home, monkeypatch):
     assert 10_000 <= len(ids) < 20_000 and words.special["<|endoftext|>"] in ids.tolist()
     a, b = (_fit.batches(ids, 2, 16, "cpu")(5) for _ in range(2))
     assert torch.equal(a[0], b[0]) and torch.equal(a[0][:, 1:], a[1][:, :-1])
-    [(ids, again)] = _pair.Pair("m", "d", None, torch.device("cpu"), home).copying(1, 8, 12)
+    [(ids, again)] = _pair.Pair("m", "d", None, torch.device("cpu")).copying(1, 8, 12)
     assert ids[-8:] == ids[:8] and again == ids[8:20]
 
 
