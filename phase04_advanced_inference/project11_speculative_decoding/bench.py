@@ -150,8 +150,9 @@ def bench_transformers(b, s, K):
     large, small = theirs
 
     def assisted(**how):
-        settings = {"num_assistant_tokens_schedule": "heuristic", "num_assistant_tokens": 20, **how}
-        for name, value in settings.items():
+        usual = {"num_assistant_tokens_schedule": "constant", "num_assistant_tokens": 20,
+                 "assistant_confidence_threshold": 0.4}  # fmt: skip
+        for name, value in {**usual, **how}.items():
             setattr(small.generation_config, name, value)
         rows = []
         for ids in s.prompts:
