@@ -141,6 +141,7 @@ def test_is_on_in_the_model():
     assert all(p.grad is not None and p.grad.isfinite().all() for p in model.parameters())
 
 
+@pytest.mark.slow
 def test_a_compiler_sees_one_graph():
     """Compiled whole, forward and back: the same loss, gradients and histories, step after step."""
     torch.manual_seed(0)
