@@ -210,7 +210,7 @@ def bench_servers(b):
     found = _servers.sweep(numbers, b.pick(smoke=60, quick=500, full=2000), 16_384)
     at = min(16, numbers[-1])
     ours, turns = (1 - found[way][at]["hit rate"] for way in ("by chat", "in turn"))
-    b.claim("servers", f"On {at} servers, the ring by chat computes at most 0.8 of the tokens of taking turns",
+    b.claim("servers", f"On {at} servers, the ring by chat computes at most 0.8 of what taking turns does",
             unit="of prompt tokens", better="lower", goal=("<=", 0.8),
             measured=values("ring, by chat", [ours], "in turn", [turns]),
             settings={"budget of each": 16_384, "slack": 1.25,
