@@ -30,7 +30,8 @@ PROMPTS = [[1, 2, 3, 4], [4, 6, 8], [30, 3, 8, 13, 18], [9]]
 def write(draft, prompts=PROMPTS, sampling=GREEDY, model=MODEL, **options):
     """What is written after each prompt, and what each round took of each text."""
     samplings = [sampling] * len(prompts) if isinstance(sampling, Sampling) else sampling
-    texts = [Text(i, ids, s, model, **options) for i, (ids, s) in enumerate(zip(prompts, samplings))]  # noqa: B905
+    pairs = enumerate(zip(prompts, samplings, strict=True))
+    texts = [Text(i, ids, each, model, **options) for i, (ids, each) in pairs]
     caches = caches_for(model, StaticCache, len(texts), 64)
     taken = list(speculate(model, texts, draft, caches))
     return [text.new for text in texts], taken
