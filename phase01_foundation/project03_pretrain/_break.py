@@ -70,13 +70,16 @@ def ablations(lab: Lab) -> dict:
         lab.run.say(f"  {name:24} {found[name]:7.3f} nats   size by layer {row}   largest {largest:.1f}")
         if name in ("everything in place", "no norm", "3 times the rate"):
             left.plot(range(1, len(sizes) + 1), sizes, marker="o", label=name)
-            values = layers[-2].clamp(-8, 8).cpu().numpy()
-            right.hist(values, bins=120, histtype="step", density=True, linewidth=1.6, label=name)
+            values = layers[-2].cpu().numpy()
+            right.hist(values, bins=120, range=(-8, 8), histtype="step", density=True, linewidth=1.6)
         if len(losses) < lab.config.steps:
             lab.run.say(f"    its loss was no number any more at update {len(losses)}")
     left.set(title="Size of what leaves each block", xlabel="block", ylabel="root mean square", yscale="log")
+    left.set_yticks([0.1, 0.2, 0.5, 1, 2, 5], labels=["0.1", "0.2", "0.5", "1", "2", "5"], minor=False)
+    left.minorticks_off()
     left.set_xticks(range(1, DEEP["n_layer"] + 2), [*map(str, range(1, DEEP["n_layer"] + 1)), "last norm"])
-    right.set(title="What leaves the last block", xlabel="value", yscale="log", ylabel="density")
+    right.set(title="What leaves the last block, from -8 to 8", xlabel="value", yscale="log",
+              ylabel="density")
     plots.legend(left)
     lab.save(fig, "activations.png")
     return {f"loss, {name}": value for name, value in found.items() if value < float("inf")}
