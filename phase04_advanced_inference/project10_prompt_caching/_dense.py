@@ -130,7 +130,8 @@ def foreign(folder, texts, rows=64):
     except ImportError:
         raise UserError("vectors of another model take transformers: pip install -e '.[hub]'") from None
     try:
-        words, model = AutoTokenizer.from_pretrained(folder), AutoModel.from_pretrained(folder).eval()
+        words = AutoTokenizer.from_pretrained(folder, local_files_only=True)
+        model = AutoModel.from_pretrained(folder, local_files_only=True).eval()
     except (OSError, ValueError) as error:
         raise UserError(f"{folder} holds no encoder that transformers can read: {error}") from None
     found = []

@@ -1,6 +1,7 @@
 """Train vectors: a model whose mean hidden state says which passage answers a question."""
 
 from dataclasses import dataclass
+from pathlib import Path
 
 from common import hub, plots, tokenizer
 from common.cli import chain
@@ -33,6 +34,8 @@ class Config:
     def __post_init__(self):
         if min(self.steps, self.each) < 1:
             raise UserError("steps and each must be at least 1")
+        if self.against and not Path(self.against).is_dir():
+            raise UserError(f"{self.against} is no folder: give one that holds an encoder")
 
 
 PRESETS = {"smoke": Config(steps=2, people=2, population=20, each=12), "cpu": Config(),

@@ -48,7 +48,7 @@ def test_matches_keys_made_at_their_place():
     close(turn(turn(here, 30, rope), -21, rope), there, "turns add up")
 
 
-@pytest.mark.exercise("ChunkCache.prefill", "turn")
+@pytest.mark.exercise("ChunkCache.prefill")
 @pytest.mark.parametrize("passages", [[FIRST, SECOND, THIRD], [THIRD, FIRST], [SECOND], []])
 def test_matches_the_masked_model(passages):
     """Logits equal those of the whole prompt, read with a mask that keeps the passages apart."""
