@@ -32,6 +32,7 @@ from phase04_advanced_inference.project11_speculative_decoding.drafts import Pro
 from phase04_advanced_inference.project11_speculative_decoding.rounds import Text, speculate
 from phase04_advanced_inference.project12_dynamic_batching import batching, scheduler, slots
 from phase04_advanced_inference.project12_dynamic_batching.engine import Engine, SlotStore
+from phase04_advanced_inference.project13_paged_attention import paged_attention
 
 START = [3, 5, 7, 9, 11, 13, 15, 17]  # what most prompts begin with
 PROMPTS = [[*START, 19], [*START, 19, 21, 23], [4], [*START, 18, 20], [*START, 19, 21, 23, 25], [30, 1, 4, 7]]
@@ -123,6 +124,11 @@ def engine(prefix=None, draft=None, *, rows=3, step=8, budget=None, store=SlotSt
     return route
 
 
+def on_pages(model, rows, size, *, budget=None):
+    """Project 13's store, in blocks of four tokens."""
+    return paged_attention.PagedStore(model, (budget or rows * size) // 4, 4)
+
+
 def attending(fn, route):
     """The same with another attention at the seam."""
 
@@ -158,6 +164,8 @@ SLOTS = slots.SlotCache, "update"
 HIT = PrefixIndex, "match", lambda found: found[0] > 0
 GUESSED = PromptLookup, "verify", lambda ids: len(ids) > 1
 PREEMPTED = scheduler.Scheduler, "preempt"
+PAGES = paged_attention.PagedCache, "write"
+IN_PLACE = paged_attention, "paged"
 BATCHED = slots.SlotCache, "update", lambda kv: kv[0].size(0) > 1
 
 ROUTES = {
@@ -185,6 +193,14 @@ ROUTES = {
     "engine, guesses, prefix, preempted": Way(engine(index, lookup, budget=34), [GUESSED, HIT, PREEMPTED]),
     "engine, everything": Way(attending(tiled.attend, engine(index, lookup, budget=34)),
                               [FLASH, BATCHED, HIT, GUESSED, PREEMPTED]),
+    "engine, paged, gathered": Way(engine(store=on_pages), [PAGES]),
+    "engine, paged": Way(attending(paged_attention.attend, engine(store=on_pages)), [PAGES, IN_PLACE]),
+    "engine, paged, flash": Way(attending(tiled.attend, engine(store=on_pages)), [PAGES, FLASH]),
+    "engine, paged, guesses": Way(attending(paged_attention.attend, engine(None, lookup, store=on_pages)),
+                                  [PAGES, IN_PLACE, GUESSED]),
+    "engine, paged, everything": Way(
+        attending(paged_attention.attend, engine(index, lookup, budget=36, store=on_pages)),
+        [PAGES, IN_PLACE, HIT, GUESSED, PREEMPTED]),
 }  # fmt: skip
 
 

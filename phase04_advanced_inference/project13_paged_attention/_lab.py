@@ -50,7 +50,7 @@ class WatchedPages(PagedStore):
     def caches(self, step):
         held = list(self.held.values())
         self.log.append((len(held), sum(held), len(self.refs) - len(self.free), paged_waste(held, self.size)))
-        if len(self.films) < 400:
+        if len(self.films) < 150:  # enough for a picture
             self.films.append(self.picture())
         return super().caches(step)
 

@@ -93,7 +93,7 @@ class View:
             with warnings.catch_warnings():
                 warnings.filterwarnings("ignore", message="Sparse CSR tensor support is in beta")
                 shape, zeros = (len(starts) - 1, len(pool) * pool.size(1)), pool.new_zeros(len(columns))
-                where = torch.sparse_csr_tensor(starts, columns, zeros, shape)
+                where = torch.sparse_csr_tensor(starts, columns, zeros, shape, check_invariants=False)
             self.made[like] = look, columns, starts, where
         return self.made[like]
 

@@ -185,6 +185,11 @@ def test_random_operations(options):
     play(1, 700, **options)
 
 
+def test_ten_thousand_operations():
+    for seed, size in enumerate((1, 2, 3, 4)):
+        play(seed, 2_500, blocks=12, size=size)
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("seed", range(10))
 def test_a_hundred_thousand_operations(seed):

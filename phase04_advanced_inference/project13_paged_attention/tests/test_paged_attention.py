@@ -1,5 +1,6 @@
 """Attention over pages, and the engine on them: the same tokens as anywhere else, and nothing left behind."""
 
+import functools
 import random
 
 import pytest
@@ -21,13 +22,14 @@ from phase04_advanced_inference.project13_paged_attention.paged_attention import
     paged,
 )
 
-MODEL = trained()
+model = functools.cache(trained)  # trained only where a test wants it
 
 
 @pytest.fixture(autouse=True)
 def model_as_it_was():
     yield
-    set_attend(MODEL, core.attend)
+    if model.cache_info().currsize:
+        set_attend(model(), core.attend)
 
 
 def drawn(*shape, seed=0, dtype=torch.float64):
@@ -118,17 +120,21 @@ class AnyCache:
     """Pages for B rows at whatever positions come: what `check_cache` and `check_attend` drive."""
 
     def __init__(self, B, K, D, size, dtype=torch.float32):
-        each, self.size = -(-size // 3), 3
+        each, self.most = -(-size // 3), torch.zeros(B, 1, dtype=torch.long)
         numbers = torch.randperm(B * each, generator=torch.Generator().manual_seed(0)).view(B, -1)
         self.tables = numbers.tolist()
         self.pool = tuple(torch.full((B * each * 3, K, D), torch.nan, dtype=dtype) for _ in "kv")
 
     def update(self, k, v, positions):
-        return PagedCache(self.pool, View(self.tables, 3, positions)).update(k, v, positions)
+        view = View(self.tables, 3, positions)
+        if positions.dim() == 2:  # the check goes back, and still asks for what lay beyond
+            self.most = torch.maximum(self.most, positions.amax(1, keepdim=True))
+            view.all = view.slots(torch.minimum(torch.arange(int(self.most.max()) + 1), self.most))
+        return PagedCache(self.pool, view).update(k, v, positions)
 
 
 @pytest.mark.exercise("PagedCache.write", "View.slots")
-def test_cache_keeps_its_contract(monkeypatch):
+def test_cache_keeps_its_contract():
     check_cache(lambda B, K, D, size: AnyCache(B, K, D, size))
 
 
@@ -161,13 +167,13 @@ def request(rng):
 
 def solo(ids, sampling):
     """The contiguous cache: common's own loop, one text at a time."""
-    [answer] = generate(MODEL, [ids], sampling)
+    [answer] = generate(model(), [ids], sampling)
     return answer.ids
 
 
 def built(**options):
-    sizes = {"blocks": 24, "size": 4, "max_batch": 4, "max_step_tokens": 12}
-    return build_engine(MODEL, **{**sizes, **options})
+    sizes = {"blocks": 64, "size": 4, "max_batch": 4, "max_step_tokens": 12}
+    return build_engine(model(), **{**sizes, **options})
 
 
 def nothing_is_held(made):
@@ -177,12 +183,10 @@ def nothing_is_held(made):
     assert sum(store.refs) == len(store.cached) == len(store.idle)
 
 
-KINDS = [{}, {"in_place": False}, {"size": 1, "blocks": 100}, {"prefix": True}, {"blocks": 12},
+KINDS = [{}, {"in_place": False}, {"size": 1, "blocks": 256}, {"prefix": True}, {"blocks": 12},
          {"blocks": 12, "prefix": True}, {"blocks": 12, "away": 8}]  # fmt: skip
 
 
-@pytest.mark.exercise("paged", "PagedCache.write", "View.slots", "View.entries")
-@pytest.mark.exercise("BlockManager.reserve", "BlockManager.open", "BlockManager.keep", "BlockManager.drop")
 @pytest.mark.parametrize("options", KINDS, ids=str)
 def test_matches_the_contiguous_cache(options):
     """Random arrivals, cancellations, forks, preemptions: to the token what each gets alone."""
@@ -195,10 +199,10 @@ def test_matches_the_contiguous_cache(options):
         alive = sorted(made.sequences)
         if alive and rng.random() < 0.1:
             id, sampling = rng.choice(alive), request(rng)[1]
-            if len(made.sequences[id].ids) < 40:
-                text = list(made.sequences[id].ids)
+            text = list(made.sequences[id].ids)
+            if len(text) + sampling.max_tokens <= 48:
                 asked[made.fork(id, sampling)] = text, sampling
-        if alive and rng.random() < 0.05:
+        if alive and rng.random() < 0.1:
             gone.add(rng.choice(alive))
             made.cancel(max(gone & set(alive), default=-1))
         for event in made.step():
@@ -216,7 +220,6 @@ def test_matches_the_contiguous_cache(options):
     nothing_is_held(made)
 
 
-@pytest.mark.exercise("BlockManager.keep", "BlockManager.open")
 def test_a_shared_prefix_is_read_once_and_never_written():
     """The second request feeds only what is new, and the blocks are bit-equal to those first written."""
     made, ids = built(prefix=True, size=4, blocks=40), list(range(1, 20))
@@ -230,12 +233,11 @@ def test_a_shared_prefix_is_read_once_and_never_written():
         solo([*ids[:16], i, 5], Sampling(max_tokens=6, temperature=0)) for i in range(4)]  # fmt: skip
 
 
-@pytest.mark.exercise("BlockManager.reserve")
 def test_a_fork_shares_and_parts():
     """Four forks of a text: what is common has five owners, but for its last block; all tokens are right."""
     made, ids = built(blocks=60, max_batch=5), [*range(1, 30)]
     first = made.add(ids, Sampling(max_tokens=20, temperature=0))
-    while len(made.sequences[first].ids) < 32:
+    while len(made.sequences[first].ids) < 30:  # the last block then holds one token of four
         made.step()
     text = list(made.sequences[first].ids)
     forks = {made.fork(first, Sampling(max_tokens=8, temperature=2.0, seed=i)): i for i in range(4)}
@@ -302,13 +304,13 @@ def test_matches_transformers(tmp_path):
     """Llama of tiny random weights, greedy, three texts of different lengths in one paged engine."""
     transformers = pytest.importorskip("transformers")
     torch.manual_seed(0)
-    model = GPT(tiny()).eval()
-    for p in model.parameters():
+    ours = GPT(tiny()).eval()
+    for p in ours.parameters():
         p.data.mul_(4 if p.dim() > 1 else 1)
-    hub.save(model, tmp_path)
+    hub.save(ours, tmp_path)
     theirs = transformers.AutoModelForCausalLM.from_pretrained(tmp_path).eval()
     prompts = [[3, 14, 15, 9, 2, 6], [5, 35], [8] * 11]
-    made = build_engine(model, blocks=20, size=4, max_batch=3, max_step_tokens=16)
+    made = build_engine(ours, blocks=20, size=4, max_batch=3, max_step_tokens=16)
     answers = made.generate(prompts, Sampling(max_tokens=8, temperature=0))
     for ids, answer in zip(prompts, answers, strict=True):
         want = theirs.generate(torch.tensor([ids]), do_sample=False, max_new_tokens=8, pad_token_id=0)
@@ -338,7 +340,7 @@ def test_a_text_as_long_as_all_the_memory():
 
 def test_types_that_are_not_multiplied_in_place_are_gathered():
     torch.manual_seed(0)
-    model = GPT(tiny()).eval().to(torch.bfloat16)
-    made = build_engine(model, blocks=20, size=4)
+    half = GPT(tiny()).eval().to(torch.bfloat16)
+    made = build_engine(half, blocks=20, size=4)
     assert len(made.generate([[1, 2, 3]], Sampling(max_tokens=5, temperature=0))[0].ids) == 5
-    assert PagedStore(model, 2).pools[0][0].dtype == torch.bfloat16
+    assert PagedStore(half, 2).pools[0][0].dtype == torch.bfloat16

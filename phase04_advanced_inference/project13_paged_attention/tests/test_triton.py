@@ -72,8 +72,8 @@ def test_parts_joined():
     scores, values = draw(6, seed=1).double(), draw(6, 3, seed=2).double()
     halves = [(scores[i].softmax(0) @ values[i], scores[i].logsumexp(0) * triton_kernel.LOG2E.value)
               for i in (slice(0, 2), slice(2, 6))]  # fmt: skip
-    nothing = torch.zeros(3, device=DEVICE).double(), torch.tensor(triton_kernel.LOW.value, device=DEVICE)
-    halves.append(nothing)
+    lowest = torch.tensor(triton_kernel.LOW.value, device=DEVICE).double()
+    halves.append((torch.zeros(3, device=DEVICE).double(), lowest))
     y, lse = (torch.stack(list(x)) for x in zip(*halves, strict=True))
     close(triton_kernel.joined(y, lse), scores.softmax(0) @ values, "joined")
 
