@@ -97,6 +97,6 @@ def amax(lab):
         lab.say(f"  {name}: cut off at {cut.mean():.0%} of the steps, at worst {(now / made_for).max():.2f} "
                 "times too large")  # fmt: skip
     axes[-1][0].set(xlabel="update")
-    plots.legend(axes[0][0], loc="lower right", ncols=3)
+    plots.legend(axes[0][0], loc="lower right", bbox_to_anchor=(1, 1), ncols=3)
     lab.save(fig, "amax.png")
     return found
