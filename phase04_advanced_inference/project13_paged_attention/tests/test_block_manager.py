@@ -18,8 +18,6 @@ from phase04_advanced_inference.project13_paged_attention.block_manager import (
     shared_savings,
 )
 
-ALL = ("BlockManager.drop", "BlockManager.reserve", "BlockManager.open", "BlockManager.keep")
-
 
 class Written(BlockManager):
     """A manager with memory: pages[block][place] is the whole text up to the token that was written there."""
@@ -178,7 +176,7 @@ def play(seed, steps, **options):
     return crowd
 
 
-@pytest.mark.exercise(*ALL)
+@pytest.mark.exercise("BlockManager.drop", "BlockManager.reserve", "BlockManager.open", "BlockManager.keep")
 @pytest.mark.parametrize("options", [{}, {"indexed": False}, {"size": 1}, {"blocks": 40, "size": 4}])
 def test_random_operations(options):
     """No leak, nothing freed twice, nobody reads what another wrote: 700 operations at random."""
