@@ -226,7 +226,6 @@ def test_state_machine():
 
 
 @pytest.mark.slow
-@pytest.mark.timeout(1800)
 def test_state_machine_for_a_hundred_thousand_operations():
     machine(1000, 100).runTest()
 
