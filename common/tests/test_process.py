@@ -32,7 +32,10 @@ CHILD = """
     spec.loader.exec_module(tests)
     dist.init_process_group("gloo", init_method=(Path(out) / "meet").as_uri(), rank=int(rank), world_size=2)
     tests.both_ranks(int(rank), Path(out))
+    dist.barrier()  # neither leaves while the other still talks to it
     dist.destroy_process_group()
+    sys.stdout.flush()
+    os._exit(0)     # all is tested; in the interpreter's own end a thread of torch's may abort, seen once
 """
 
 
