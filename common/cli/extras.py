@@ -15,7 +15,8 @@ ROOT = Path(__file__).resolve().parents[2]
 MODULES = {"import-linter": "importlinter"}  # where the import name is not the package's with dashes lowered
 
 # About what there is to fetch, in MB, beside the core on Linux; and what goes without it.
-SIZES = {"hub": 95, "finetune": 140, "kernels": 200, "export": 220, "serve": 7, "ui": 60, "search": 1, "dev": 110}
+SIZES = {"hub": 95, "finetune": 140, "kernels": 200, "export": 220, "serve": 7, "ui": 60, "search": 1,
+         "dev": 110}
 COSTS = {
     "hub": "no models or data sets by name from the hub",
     "finetune": "no comparison with trl and peft, no bitsandbytes",
