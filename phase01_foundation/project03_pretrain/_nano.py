@@ -93,11 +93,17 @@ def their_step(checkout, sizes, batch, device, bf16, weights=None):
     return model, stepper(model, lambda: model(*batch)[1], optimizer(1e-4, device), device, bf16)
 
 
-def our_step(sizes, batch, device, bf16, source=None):
-    """(our model, one update of it, with the optimiser that `--optimizer fused` takes)."""
+def our_step(sizes, batch, device, bf16, source=None, compiled=False):
+    """(our model, one update of it, with the optimiser that `--optimizer fused` takes).
+
+    compiled: torch.compile each block.
+    """
     model = ours(**sizes)
     if source is not None:
         copy_weights(source, model)
+    if compiled:
+        for block in model.blocks:
+            block.compile()
     objective = CausalLM(model).to(device)
     config = TrainConfig(learning_rate=1e-4, min_learning_rate=0.0, beta2=0.95)
     optimizer = OPTIMIZERS["fused"](objective, config)
