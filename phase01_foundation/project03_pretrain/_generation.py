@@ -73,7 +73,7 @@ def generate_with(b, claim, model, ours):
     sides = {"transformers": lambda: theirs.generate(given, **options, pad_token_id=0)[0, 128:].tolist()}
     for name, (_, mine) in ours.items():
         sides[name] = partial(answer, mine, prompt.tolist(), greedy)
-    run = b.compare(sides, check=lambda a, c: a == c, budget=b.pick(smoke=0.5, quick=15, full=100))
+    run = b.compare(sides, check=lambda a, c: a == c, budget=b.pick(smoke=0.5, quick=15, full=180))
     weights = sum(p.numel() for p in model.parameters()) * 4
     decode = weights / b.ceilings.read  # each new token reads every weight once
     for name, (id, _) in ours.items():

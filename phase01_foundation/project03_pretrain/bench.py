@@ -80,7 +80,7 @@ def bench_training(b):
         sides[COMPILED] = _nano.our_step(sizes, batch, b.device, True, source, compiled=True)[1]
     flops = flops_of(model, batch[0].size(1)) * batch[0].numel()
     run = b.compare(sides, check=0.03, counts={name: {"FLOPs": flops} for name in sides}, memory=False,
-                    budget=b.pick(smoke=0.5, quick=15, full=200))
+                    budget=b.pick(smoke=0.5, quick=15, full=300))
     settings = {"batch": list(batch[0].shape), "parameters": sum(p.numel() for p in model.parameters())}
     claim_training(b, run, flops, batch[0].numel(), settings)
     if b.device.type == "cuda":  # pragma: no cover - gpu
