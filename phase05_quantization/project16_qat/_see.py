@@ -1,0 +1,124 @@
+"""What rounding looks like from both sides; quality against bits; how steps and ranges move."""
+
+import numpy as np
+import torch
+
+from common import plots
+
+from . import _tune
+from .fake_quant import Observer, gradients, naive
+
+BITS = (8, 4, 3, 2)
+
+
+def staircase(lab):
+    """Three bits: what goes forward, and the slopes that are sent back to the number and to its step."""
+    x, step = torch.linspace(-5, 5, 2001)[:, None], torch.ones(2001, 1)
+    value = naive(x, step, 3)
+    dx, dstep = gradients(torch.ones_like(x), x, value.to(torch.int8), step)
+    fig, ((left, right),) = plots.figure(1, 2, width=11)
+    left.plot(x, value, label="what the product sees")
+    left.plot(x, dx, label="slope that is sent back")
+    left.plot(x, torch.zeros_like(x), label="its true slope, almost everywhere", color=plots.COLOURS[6],
+              linewidth=1, linestyle=":")  # fmt: skip
+    left.set(xlabel="number, in steps", ylabel="value, in steps", ylim=(-4, 6))
+    right.plot(x, dstep, color=plots.COLOURS[2])
+    right.set(xlabel="number, in steps", title="slope that is sent to the step")
+    plots.legend(left)
+    lab.save(fig, "staircase.png")
+    lab.say(f"  {dx.mean():.0%} of the slopes to the number are 1; beyond the last code the step is asked to "
+            f"grow by {dstep.max():.0f} for each unit of the gradient")  # fmt: skip
+    return {"through": dx.mean().item(), "step": dstep.max().item()}
+
+
+def bits(lab):
+    """8, 4, 3 and 2 bits: rounded once (the control as well), or trained so; loss and answers."""
+    control = lab.trained()[0]
+    found = {"float": lab.base, "control": control}
+    rows = {"rounded": {}, "control, rounded": {}, "trained": {}}
+    for n in BITS:
+        rows["rounded"][n] = _tune.rounded(lab.base, n)
+        rows["control, rounded"][n] = _tune.rounded(control, n)
+        rows["trained"][n] = lab.trained(lab.coarse(n))[0]
+
+    def judge(model):
+        return lab.loss(model), lab.town.knows(model, lab.config.asked)
+
+    level = {name: judge(model) for name, model in found.items()}
+    points = {name: {n: judge(model) for n, model in row.items()} for name, row in rows.items()}
+    fig, (axes,) = plots.figure(1, 2, width=11)
+    labels = "nats a token of unseen pages", "right answers"
+    for i, (ax, label) in enumerate(zip(axes, labels, strict=True)):
+        for name, row in points.items():
+            ax.plot(range(len(row)), [value[i] for value in row.values()], "o-", label=name)
+        plots.level(ax, level["control"][i], "control, in float")
+        ax.set_xticks(range(len(BITS)), [str(n) for n in BITS])
+        ax.set(xlabel="bits of a weight", ylabel=label)
+    plots.legend(axes[0])
+    lab.save(fig, "bits.png")
+    for name, (loss, knows) in level.items():
+        lab.say(f"  {name:18}{'':8} {loss:.4f} nats   {knows:.0%}")
+    figures = {}
+    for name, row in points.items():
+        for n, (loss, knows) in row.items():
+            lab.say(f"  {name:18}{n} bits   {loss:.4f} nats   {knows:.0%}")
+            figures |= {f"{name}, {n}": loss, f"{name}, {n}, knows": knows}
+    for n in BITS:
+        share = _tune.recovery(points["rounded"][n][0], level["float"][0], points["trained"][n][0],
+                               level["control"][0])  # fmt: skip
+        lab.say(f"  {n} bits: {share:.1%} of the damage recovered")
+        figures[f"recovery, {n}"] = share
+    return figures
+
+
+def scales(lab):
+    """How learned steps move in a training at 3 bits, matrix by matrix, against where they began."""
+    kinds = {kind: [] for kind in ("wq", "wk", "wv", "wo", "w_gate", "w_up", "w_down")}
+    updates, began = [], {}
+
+    def watch(model, update):
+        updates.append(update)
+        for kind, line in kinds.items():
+            now = torch.cat([p.detach().flatten() for name, p in model.named_parameters()
+                             if name.endswith(f"{kind}.step")])  # fmt: skip
+            began.setdefault(kind, now)
+            line.append((now / began[kind]).quantile(torch.tensor([0.1, 0.5, 0.9], device=now.device)).cpu())
+
+    lab.trained(lab.coarse(3), every=max(1, lab.config.steps // 20), on_eval=watch)
+    fig, ((ax,),) = plots.figure(height=4.6)
+    for kind, line in kinds.items():
+        low, middle, high = np.array(torch.stack(line)).T
+        (drawn,) = ax.plot(updates, middle, label=kind, linewidth=1.8)
+        ax.fill_between(updates, low, high, alpha=0.08, color=drawn.get_color(), linewidth=0)
+    ax.set(xlabel="update", ylabel="step, over where it began", title="3 bits: middle and middle 80 %")
+    plots.legend(ax, ncols=2)
+    lab.save(fig, "scales.png")
+    for kind, line in kinds.items():
+        lab.say(f"  {kind:8} middle {line[-1][1]:.3f}, 80 % from {line[-1][0]:.3f} to {line[-1][2]:.3f}")
+    return {kind: line[-1][1].item() for kind, line in kinds.items()}
+
+
+@torch.no_grad()
+def ranges(lab):
+    """One input, batch after batch: its own range, the widest so far, and an average that forgets."""
+    seen, layer = [], lab.base.blocks[-1].ffn.w_down
+    watched = {"widest so far": Observer(), "average, a tenth of the way": Observer(0.1)}
+    hook = layer.register_forward_hook(lambda m, inputs, y: seen.append(inputs[0]))
+    batch_at, lines = lab.town.batches(lab.plan), {"this batch": []} | {name: [] for name in watched}
+    for i in range(min(60, lab.config.steps)):
+        lab.base(batch_at(i)[0])
+        x = seen.pop()
+        lines["this batch"].append(x.abs().max().item())
+        for name, observer in watched.items():
+            observer.to(x.device).see(x)
+            lines[name].append(max(-observer.low.item(), observer.high.item()))
+    hook.remove()
+    fig, ((ax,),) = plots.figure()
+    for (name, line), colour in zip(lines.items(), (plots.COLOURS[5], *plots.COLOURS[:2]), strict=True):
+        ax.plot(range(1, len(line) + 1), line, label=name, color=colour,
+                linewidth=1 if name == "this batch" else 2)  # fmt: skip
+    ax.set(xlabel="batch", ylabel="largest input of the last w_down", ylim=(0, None))
+    plots.legend(ax, loc="lower right")
+    lab.save(fig, "ranges.png")
+    lab.say("  " + ", ".join(f"{name} {line[-1]:.3g}" for name, line in lines.items()))
+    return {name: line[-1] for name, line in lines.items()}
