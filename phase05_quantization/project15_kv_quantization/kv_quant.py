@@ -6,15 +6,12 @@ are kept as they came until `group` of them lie behind the window; then they bec
     | group 0 | group 1 | ... | group n - 1 |  window, and at most group - 1 tokens more  |
       codes, a scale for each row               as they came
 
-The naive way to use it makes floats of everything first (`update`, which keeps the contract of any cache).
-It reads 1 byte and writes 4, so it is slower than no quantisation. The fast way never writes those floats:
-scales are put on the few numbers of the query, and codes are multiplied as they come from memory (`read`).
+The naive way to use it makes floats of everything first (`update`, `with_floats`). It reads 1 byte and writes
+4, so it is slower than no quantisation. The fast way reads the codes and never writes a float (`bags.py`).
 
 Seams: the contract (a counting cache), and `attend`. Liu et al. 2024, 2402.02750 (KIVI); Hooper et al. 2024,
-2401.18079 (KVQuant); Dao et al. 2022, 2205.14135 (a product that never exists in memory).
+2401.18079 (KVQuant).
 """
-
-import functools
 
 import torch
 
@@ -22,7 +19,8 @@ from common.errors import demand
 from common.exercise import exercise
 from common.model import attend as attend_to_all
 
-from .rows import INT8, dequantize, key_rows, keys_of, quantize, room, span, unpack, value_rows
+from .bags import scores, sums
+from .rows import INT8, Rows, dequantize, key_rows, keys_of, quantize, room, value_rows
 
 
 class QuantizedCache:
@@ -49,7 +47,7 @@ class QuantizedCache:
     @property
     def nbytes(self):
         """All that it takes in memory."""
-        return self.keys.nbytes + self.values.nbytes + self.k.nbytes + self.v.nbytes
+        return sum(x.nbytes for x in (self.keys.table, self.values.table, self.k, self.v))
 
     @property
     def rounded(self):
@@ -60,7 +58,8 @@ class QuantizedCache:
     def past(self):
         """What is filled: keys and values as Rows, and k and v (B, K, w, D) of the tokens behind."""
         held = self._length - self.rounded
-        keys, values = self.keys.part(span(0, self.closed)), self.values.part(span(0, self.rounded))
+        keys = Rows(self.keys.table[:, :, : self.closed], self.form.bits)
+        values = Rows(self.values.table[:, :, : self.rounded], self.form.bits)
         return keys, values, self.k[:, :, :held], self.v[:, :, :held]
 
     @property
@@ -73,10 +72,11 @@ class QuantizedCache:
     def length(self, n):
         demand(0 <= n <= self._length, f"a cache of {self._length} tokens can only go back, not to {n}")
         if n < self.rounded:
+            keys, values, _, _ = self.past
             self.closed, left = divmod(n, self.form.group)
-            torn = self.keys.part(span(self.closed, self.closed + 1)), self.values.part(span(n - left, n))
-            self.k[:, :, :left] = keys_of(dequantize(torn[0], self.k.dtype))[:, :, :left]
-            self.v[:, :, :left] = dequantize(torn[1], self.v.dtype).flatten(-2)
+            k = keys_of(dequantize(Rows(keys.table[:, :, self.closed :][:, :, :1], keys.bits)))
+            v = dequantize(Rows(values.table[:, :, n - left : n], values.bits)).flatten(-2)
+            self.k[:, :, :left], self.v[:, :, :left] = k[:, :, :left], v
         self._length = n
 
     def check(self, k, positions):
@@ -103,8 +103,7 @@ class QuantizedCache:
 
     @exercise
     def settle(self):
-        """Make codes of all whole groups that lie before the last `window` tokens; the others stay as they
-        are.
+        """Make codes of all whole groups that lie before the last `window` tokens; others stay as they are.
 
         Afterwards `closed` counts them, and k and v hold, from their beginning on, only what is no code: at
         least `window` and fewer than window + group tokens, if there are so many; in `capacity` places.
@@ -113,8 +112,8 @@ class QuantizedCache:
         n = max(0, held - self.form.window) // G
         if n:
             k, v = key_rows(self.k[:, :, : n * G], G), value_rows(self.v[:, :, : n * G], self.g)
-            self.keys.put(span(self.closed, self.closed + n), quantize(k, self.form.bits))
-            self.values.put(span(self.rounded, self.rounded + n * G), quantize(v, self.form.bits))
+            self.keys.table[:, :, self.closed : self.closed + n] = quantize(k, self.form.bits).table
+            self.values.table[:, :, self.rounded : self.rounded + n * G] = quantize(v, self.form.bits).table
             self.closed += n
             self.k, self.v = (moved(x[:, :, n * G : held], self.capacity) for x in (self.k, self.v))
 
@@ -123,10 +122,9 @@ class QuantizedCache:
         now: if it becomes codes, then afterwards."""
         self.check(k, positions)
         self.put(k, v)
-        keys, values, k, v = self.past
-        keys, values = keys_of(dequantize(keys, k.dtype)), dequantize(values, v.dtype).flatten(-2)
+        everything = floats(*self.past)
         self.settle()
-        return torch.cat((keys, k), 2), torch.cat((values, v), 2)
+        return everything
 
 
 def moved(x, capacity):
@@ -136,94 +134,67 @@ def moved(x, capacity):
     return new
 
 
-# ---- attention that reads codes ----
+# ---- the naive way: floats first ----
 
 
-def mix(weights, rows):
-    """Weighted sums of rows: weights (..., g, N), rows (..., N, W) -> (..., g, W).
-
-    Compiled, it is a loop over rows that a compiler joins with whatever makes a float of a code: the float
-    rows never exist in memory. Not compiled, that product would be written out: then a matrix product it is.
-    """
-    if torch.compiler.is_compiling():
-        return (weights.unsqueeze(-1) * rows.unsqueeze(-3)).sum(-2)
-    return weights @ rows
+def floats(keys, values, k, v):
+    """All keys and values (B, K, S, D), those behind the codes included."""
+    keys, values = keys_of(dequantize(keys, k.dtype)), dequantize(values, v.dtype).flatten(-2)
+    return torch.cat((keys, k), 2), torch.cat((values, v), 2)
 
 
-@exercise
-def scores(q, keys):
-    """q (B, K, g, D), keys Rows (B, K, n, D, G) -> (B, K, g, n * G): q · k for every token, with k as
-    `dequantize` has it, but without that.
+def with_floats(q, *past):
+    """One query a row, q (B, H, 1, D), over a cache's past: (B, H, 1, D). As sums: a compiler joins them with
+    the making of the floats, which then never reach memory. Not compiled, they do."""
+    k, v = (x.unsqueeze(2) for x in floats(*past))  # (B, K, 1, S, D)
+    q = q.unflatten(1, (k.size(1), -1))  # (B, K, g, 1, D)
+    p = ((q * k).sum(-1) * q.size(-1) ** -0.5).softmax(-1)  # (B, K, g, S)
+    return (p.unsqueeze(-1) * v).sum(-2).flatten(1, 2).unsqueeze(2)
 
-    The scale of a channel is put on the query: D numbers for a group, instead of D * G. The lows of a group
-    add one number to all its tokens.
-    """
-    own = q.unsqueeze(2) * keys.scale.to(q.dtype).transpose(-2, -1)  # (B, K, n, g, D)
-    found = mix(own, unpack(keys).to(q.dtype))  # (B, K, n, g, G)
-    if keys.low is not None:
-        found = found + q.unsqueeze(2) @ keys.low.to(q.dtype)  # (B, K, n, g, 1)
-    return found.transpose(2, 3).flatten(-2)
+
+# ---- the fast way: codes as they lie in memory ----
 
 
 @exercise
-def integer_scores(q, keys):
-    """As `scores`, for 8 bits, but multiplied in whole numbers: the query becomes int8 as well. UserError:
-    other bits.
+def read(q, cache, product=scores):
+    """One query a row, q (B, H, 1, D), over a QuantizedCache with at least one closed group: (B, H, 1, D).
 
-    With a group's scales on it, q has for each group a unit of its own, largest absolute value / 127, and is
-    rounded to whole numbers of it. The sum over D is exact in int32; the unit multiplies what comes out.
+    `product` for codes, a matrix product for what is none, one softmax over both; then `sums`, likewise.
     """
-    demand(keys.bits == 8, f"whole numbers are multiplied where keys have 8 bits, not {keys.bits}")
-    own = q.unsqueeze(2) * keys.scale.to(q.dtype).transpose(-2, -1)  # (B, K, n, g, D)
-    unit = own.abs().amax(-1, keepdim=True).clamp(min=torch.finfo(q.dtype).tiny) / 127  # (B, K, n, g, 1)
-    whole = (own / unit).round().int()
-    found = mix(whole, unpack(keys).int()) * unit  # (B, K, n, g, G)
-    return found.transpose(2, 3).flatten(-2)
+    _, _, k, v = cache.past
+    x = (q.squeeze(2) * q.size(3) ** -0.5).unflatten(1, (k.size(1), -1))  # (B, K, g, D)
+    p = torch.cat((product(x, cache.keys, cache.closed), x @ k.transpose(-2, -1)), -1).softmax(-1)
+    y = sums(p[..., : cache.rounded], cache.values) + p[..., cache.rounded :] @ v  # (B, K, g, D)
+    return y.flatten(1, 2).unsqueeze(2)
 
 
-def sums(p, values):
-    """p (B, K, g, S), values Rows (B, K, S, C, W) -> (B, K, g, C * W): the sum of p · v over tokens."""
-    p, scale = p.unsqueeze(2), values.scale.squeeze(-1).to(p.dtype).transpose(2, 3).unsqueeze(3)
-    found = mix(p * scale, unpack(values).to(p.dtype).transpose(2, 3))  # (B, K, C, g, W)
-    if values.low is not None:
-        found = found + p @ values.low.to(p.dtype).transpose(2, 3)  # (B, K, C, g, 1)
-    return found.transpose(2, 3).flatten(-2)
-
-
-@exercise
-def read(q, keys, values, k, v, product=scores):
-    """One query a row, q (B, H, 1, D), over codes and over k and v (B, K, w, D) behind them: (B, H, 1, D).
-
-    One softmax over both. product: `scores` or `integer_scores`. Worked out in float32 at least.
-    """
-    wide = torch.promote_types(q.dtype, torch.float32)
-    x = (q.squeeze(2).to(wide) * q.size(3) ** -0.5).unflatten(1, (k.size(1), -1))  # (B, K, g, D)
-    old, new = product(x, keys), x @ k.to(wide).transpose(-2, -1)  # (B, K, g, S), (B, K, g, w)
-    p = torch.cat((old, new), -1).softmax(-1)
-    y = sums(p[..., : old.size(-1)], values) + p[..., old.size(-1) :] @ v.to(wide)
-    return y.flatten(1, 2).unsqueeze(2).to(q.dtype)
-
-
-def reading(step=read):
-    """An attend for the seam: single queries read a QuantizedCache by `step`, all else through `update`."""
+def reading(step, takes=lambda q: True):
+    """An attend for the seam: single queries read a QuantizedCache by step(q, cache) where takes(q), without
+    gradients; all else goes through `update`."""
 
     def attend(q, k, v, *, positions, cache=None, mask=None):
-        if not isinstance(cache, QuantizedCache) or mask is not None or q.size(2) > 1 or not cache.closed:
+        codes = isinstance(cache, QuantizedCache) and cache.closed and mask is None and q.size(2) == 1
+        if not codes or q.requires_grad or not takes(q):
             return attend_to_all(q, k, v, positions=positions, cache=cache, mask=mask)
         cache.check(k, positions)
         cache.put(k, v)
-        y = step(q, *cache.past)
+        y = step(q, cache)
         cache.settle()
         return y
 
     return attend
 
 
-attend = reading()
+def on_cpu(q):
+    """What torch multiplies with rows of codes."""
+    return q.device.type == "cpu" and q.dtype == torch.float32
 
 
-def compiled(product=scores, backend="inductor"):
-    """The same, compiled: codes become floats between memory and multiplication. The first steps take half a
-    minute, and a C++ compiler on a CPU."""
-    return reading(torch.compile(functools.partial(read, product=product), dynamic=True, fullgraph=True,
-                                 backend=backend))  # fmt: skip
+attend = reading(read, on_cpu)
+
+
+def compiled(backend="inductor"):
+    """An attend that compiles `with_floats`: for GPUs, where torch has no bags of codes. The first steps take
+    a minute."""
+    step = torch.compile(with_floats, dynamic=True, fullgraph=True, backend=backend)
+    return reading(lambda q, cache: step(q, *cache.past))

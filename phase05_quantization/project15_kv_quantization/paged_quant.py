@@ -23,30 +23,34 @@ from .rows import INT8, Rows, dequantize, key_rows, keys_of, quantize, room, val
 
 
 class Layer:
-    """The memory of one block of the model: keys, values: Rows, a page at a place; k, v (pages open, K, size,
-    D)."""
+    """The memory of one block of the model. keys, values: tables of Rows, (pages, K, size / G, D, …) and
+    (pages, K, size, D / g, …). k, v (open pages, K, size, D): floats."""
 
     def __init__(self, blocks, size, K, D, form, like):
-        self.form, g = form, form.channels(D)
-        self.g, self.like = g, like
-        self.keys = room((blocks, K, size // form.group, D, form.group), form.bits, like)
-        self.values = room((blocks, K, size, D // g, g), form.bits, like)
+        self.form, self.g = form, form.channels(D)
+        self.keys = room((blocks, K, size // form.group, D, form.group), form.bits, like).table
+        self.values = room((blocks, K, size, D // self.g, self.g), form.bits, like).table
         self.k, self.v = (like.new_zeros(0, K, size, D) for _ in "kv")
 
     @property
     def nbytes(self):
         """Pages of codes, and the open ones."""
-        return self.keys.nbytes + self.values.nbytes + self.k.nbytes + self.v.nbytes
+        return sum(x.nbytes for x in (self.keys, self.values, self.k, self.v))
 
-    def closed(self, blocks):
-        """Pages as floats, from their codes: keys and values (…, K, size, D). blocks: numbers, (…)."""
-        keys, values = self.keys.part(blocks), self.values.part(blocks)
-        return keys_of(dequantize(keys, self.like.dtype)), dequantize(values, self.like.dtype).flatten(-2)
+    def closed(self, pages):
+        """Pages as floats, from their codes: keys and values (…, K, size, D). pages: numbers, (…)."""
+        keys, values = (dequantize(Rows(x[pages], self.form.bits), self.k.dtype) for x in self.codes)
+        return keys_of(keys), values.flatten(-2)
 
-    def close(self, block, place):
+    def close(self, page, place):
         """Codes of an open page into the pool."""
-        self.keys.put(block, quantize(key_rows(self.k[place], self.form.group), self.form.bits))
-        self.values.put(block, quantize(value_rows(self.v[place], self.g), self.form.bits))
+        self.keys[page] = quantize(key_rows(self.k[place], self.form.group), self.form.bits).table
+        self.values[page] = quantize(value_rows(self.v[place], self.g), self.form.bits).table
+
+    @property
+    def codes(self):
+        """Both tables."""
+        return self.keys, self.values
 
     def floats(self, page, place):
         """One page, keys and values (K, size, D): as it is among the open ones, or from its codes (None)."""
@@ -143,6 +147,11 @@ class QuantizedStore(BlockManager):
         places = places.to(step.positions.device)
         return [QuantizedPages(layer, view, places) for layer in self.layers]
 
+    def held(self, layer, page):
+        """What a layer has of a page, as views: floats if it is open, else codes."""
+        place = self.open.get(page)
+        return [x[page] for x in layer.codes] if place is None else [layer.k[place], layer.v[place]]
+
     # ---- what BlockManager asks of a store with real memory ----
 
     def drop(self, blocks):
@@ -165,30 +174,19 @@ class QuantizedStore(BlockManager):
             layer.k[at], layer.v[at] = layer.floats(source, self.open.get(source))
 
     def save(self, id, blocks):
-        """Open pages as floats, closed ones as codes."""
-        self.saved[id] = [[elsewhere(layer, page, self.open.get(page)) for layer in self.layers]
-                          for page in blocks]  # fmt: skip
+        """Of each page whether it is open, and copies: floats of open ones, codes of closed ones."""
+        self.saved[id] = [(page in self.open, [[x.to("cpu", copy=True) for x in self.held(layer, page)]
+                                               for layer in self.layers]) for page in blocks]  # fmt: skip
 
     def load(self, id, blocks):
-        for page, layers in zip(blocks, self.saved.pop(id), strict=True):
-            if isinstance(layers[0][0], torch.Tensor):
+        for page, (is_open, layers) in zip(blocks, self.saved.pop(id), strict=True):
+            if is_open:
                 self.unlock(page)
-                for layer, pair in zip(self.layers, layers, strict=True):
-                    layer.k[self.open[page]], layer.v[self.open[page]] = pair
             else:
-                for layer, (keys, values) in zip(self.layers, layers, strict=True):
-                    layer.keys.put(page, keys)
-                    layer.values.put(page, values)
                 self.full.add(page)
+            for layer, saved in zip(self.layers, layers, strict=True):
+                for x, mine in zip(self.held(layer, page), saved, strict=True):
+                    x.copy_(mine)
 
     def lose(self, id):
         del self.saved[id]
-
-
-def elsewhere(layer, page, place):
-    """Copies of one page's keys and values in the computer's own memory: tensors if it is open, else Rows."""
-    if place is not None:
-        return tuple(x[place].to("cpu", copy=True) for x in (layer.k, layer.v))
-    pair = layer.keys.part(page), layer.values.part(page)
-    return tuple(Rows(*(x if x is None else x.to("cpu", copy=True) for x in rows[:3]), rows.bits)
-                 for rows in pair)  # fmt: skip
