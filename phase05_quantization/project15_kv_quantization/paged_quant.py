@@ -88,15 +88,15 @@ class QuantizedPages:
 class QuantizedStore(BlockManager):
     """Project 12's Store: `blocks` pages of `size` tokens, in codes where they are closed.
 
-    open: {page: its place among the open ones}. full: pages whose codes are valid. UserError where a page
-    does not hold whole groups.
+    floating: {page: its place among the open ones}. coded: pages whose codes are valid. UserError where a
+    page does not hold whole groups.
     """
 
     def __init__(self, model, blocks, size=64, *, form=INT8, away=0):
         super().__init__(blocks, size, away=away)
         demand(size % form.group == 0, f"pages of {size} tokens do not hold whole groups of {form.group}: a "
                "page needs scales of its own, as it may be shared")  # fmt: skip
-        self.form, self.open, self.full, self.spare, self.saved = form, {}, set(), [], {}
+        self.form, self.floating, self.coded, self.spare, self.saved = form, {}, set(), [], {}
         self.layers = []
         for block in model.blocks:
             weight, D = block.attn.wk.weight, block.attn.head_dim
@@ -111,29 +111,29 @@ class QuantizedStore(BlockManager):
 
     def unlock(self, page):
         """See that a page is open; if it was closed, with what its codes say, else with zeros."""
-        if page in self.open:
+        if page in self.floating:
             return
         if not self.spare:
             first = len(self.layers[0].k)
             self.spare = list(range(first, first + 4))
             for layer in self.layers:
                 layer.grow(4)
-        place = self.open[page] = self.spare.pop()
+        place = self.floating[page] = self.spare.pop()
         for layer in self.layers:
-            layer.k[place], layer.v[place] = layer.closed(page) if page in self.full else (0, 0)
-        self.full.discard(page)
+            layer.k[place], layer.v[place] = layer.closed(page) if page in self.coded else (0, 0)
+        self.coded.discard(page)
 
     @exercise
     def settle(self, id, n):
         """Close the open pages of a sequence whose tokens all lie among its first n: codes, and the place is
         spare."""
         for page in self.tables[id][: n // self.size]:
-            if page in self.open:
-                place = self.open.pop(page)
+            if page in self.floating:
+                place = self.floating.pop(page)
                 for layer in self.layers:
                     layer.close(page, place)
                 self.spare.append(place)
-                self.full.add(page)
+                self.coded.add(page)
 
     def caches(self, step):
         """Project 12's: one addressed cache for each block of the model."""
@@ -143,13 +143,13 @@ class QuantizedStore(BlockManager):
                 self.unlock(page)
         view = View([self.tables[id] for id in step.ids], self.size, step.positions)
         places = torch.full((len(self.refs),), -1)
-        places[list(self.open)] = torch.tensor(list(self.open.values()))
+        places[list(self.floating)] = torch.tensor(list(self.floating.values()))
         places = places.to(step.positions.device)
         return [QuantizedPages(layer, view, places) for layer in self.layers]
 
-    def held(self, layer, page):
+    def held_by(self, layer, page):
         """What a layer has of a page, as views: floats if it is open, else codes."""
-        place = self.open.get(page)
+        place = self.floating.get(page)
         return [x[page] for x in layer.codes] if place is None else [layer.k[place], layer.v[place]]
 
     # ---- what BlockManager asks of a store with real memory ----
@@ -158,9 +158,9 @@ class QuantizedStore(BlockManager):
         super().drop(blocks)
         for page in blocks:
             if self.refs[page] == 0:
-                self.full.discard(page)
-                if page in self.open:
-                    self.spare.append(self.open.pop(page))
+                self.coded.discard(page)
+                if page in self.floating:
+                    self.spare.append(self.floating.pop(page))
 
     def close(self, id):
         """What the prefix index keeps of it must not stay open."""
@@ -170,12 +170,12 @@ class QuantizedStore(BlockManager):
     def copy(self, source, target):
         self.unlock(target)
         for layer in self.layers:
-            at = self.open[target]
-            layer.k[at], layer.v[at] = layer.floats(source, self.open.get(source))
+            at = self.floating[target]
+            layer.k[at], layer.v[at] = layer.floats(source, self.floating.get(source))
 
     def save(self, id, blocks):
         """Of each page whether it is open, and copies: floats of open ones, codes of closed ones."""
-        self.saved[id] = [(page in self.open, [[x.to("cpu", copy=True) for x in self.held(layer, page)]
+        self.saved[id] = [(page in self.floating, [[x.to("cpu", copy=True) for x in self.held_by(layer, page)]
                                                for layer in self.layers]) for page in blocks]  # fmt: skip
 
     def load(self, id, blocks):
@@ -183,9 +183,9 @@ class QuantizedStore(BlockManager):
             if is_open:
                 self.unlock(page)
             else:
-                self.full.add(page)
+                self.coded.add(page)
             for layer, saved in zip(self.layers, layers, strict=True):
-                for x, mine in zip(self.held(layer, page), saved, strict=True):
+                for x, mine in zip(self.held_by(layer, page), saved, strict=True):
                     x.copy_(mine)
 
     def lose(self, id):

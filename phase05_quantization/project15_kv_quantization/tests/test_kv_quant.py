@@ -192,8 +192,8 @@ def test_matches_attention_over_the_floats(form, H):
 @given(form=st.sampled_from(KINDS), seed=st.integers(0, 50))
 @EXAMPLES
 def test_within_the_bound_that_the_scales_give(form, seed):
-    """Scores can be off by d = sum |q| · (half a step) / √D, weights by a factor of exp(2 d), values by half
-    a step: so far, and no further, is the answer from that of the full cache."""
+    """Scores can be off by d = sum |q| · (half a step) / √D, weights by a factor of exp(2 d), values by
+    half a step: so far, and no further, is the answer from that of the full cache."""
     cache, exact = old_texts(form, seed=seed)
     q = 0.1 * drawn(2, 4, 1, 16, seed=seed + 9, dtype=torch.float32)
     keys, values = (rows.bound for rows in cache.past[:2])  # (B, K, n, D, 1), (B, K, S, C, 1)
