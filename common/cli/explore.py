@@ -34,10 +34,10 @@ class Album:
             shutil.copy(path, self.run.project / "results" / path.name)
 
 
-def each(lab, experiments: Mapping[str, Callable]) -> dict:
+def each(lab, experiments: Mapping[str, Callable]) -> dict[str, float]:
     """Do the parts that the lab's config names, in that order; the figures of each under "part: figure"."""
-    found = {}
+    found: dict[str, float] = {}
     for name in lab.config.parts:
         lab.run.say(f"\n{name}: {experiments[name].__doc__.strip().splitlines()[0]}")
-        found |= {f"{name}: {key}": value for key, value in experiments[name](lab).items()}
+        found |= {f"{name}: {key}": float(value) for key, value in experiments[name](lab).items()}
     return found

@@ -53,8 +53,7 @@ def unscaled(lab):
 
 
 def static(lab):
-    """A scale that is too high and stays: every gradient overflows, every update is skipped. A dynamic one
-    comes down."""
+    """A scale too high that stays: every gradient overflows, no update is made. A dynamic one comes down."""
     sides = {"dynamic": side("fp16", lab.model(), LossScaler(HIGH)),
              "fixed": side("fp16", lab.model(), Static(HIGH))}  # fmt: skip
     return curves(lab, sides, "static.png")

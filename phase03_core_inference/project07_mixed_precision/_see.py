@@ -28,8 +28,7 @@ def sent_back(one, batch):
 
 
 def gradients(lab):
-    """The magnitudes of the gradients on their way back, beside what float16 holds; and after the loss is
-    multiplied by 65,536."""
+    """Gradients on their way back, beside what float16 holds; and after the loss is multiplied by 65,536."""
     one = side("fp32", lab.model())
     fit(one, lab.town, max(2, lab.config.steps // 2), 3e-3)
     batch = lab.town.batch(10**6)

@@ -3,10 +3,9 @@
 Every experiment prints what it found and saves a picture. `--parts scale` does that one only.
 """
 
-import shutil
 from dataclasses import dataclass
 
-from common import plots
+from common.cli import explore
 from common.cli.script import script
 from common.errors import UserError
 
@@ -37,9 +36,7 @@ class Config:
     """Also put the pictures into results/, where the lesson shows them."""
 
     def __post_init__(self):
-        if strange := set(self.parts) - set(EXPERIMENTS):
-            known = ", ".join(EXPERIMENTS)
-            raise UserError(f"no part is called {', '.join(sorted(strange))}: there are {known}")
+        explore.known(self.parts, EXPERIMENTS)
         if min(self.steps, self.n_layer, self.context) < 1 or self.d_model < 8 or self.d_model % 8:
             raise UserError("steps, n_layer and context must be at least 1, d_model a multiple of 8")
         if self.characters < 100 * self.context:
@@ -50,7 +47,7 @@ PRESETS = {"smoke": Config(steps=6, n_layer=2, d_model=32, context=32, character
            "gpu": Config(steps=1000, n_layer=8, d_model=512, context=256, characters=4_000_000)}  # fmt: skip
 
 
-class Lab:
+class Lab(explore.Album):
     """What an experiment needs of the run: models, text, a place for its picture."""
 
     def __init__(self, config, run):
@@ -61,20 +58,9 @@ class Lab:
         """The same new model each time."""
         return model_of(self.config, self.run.device)
 
-    def save(self, fig, name):
-        """Say where a picture is; in results/ too if asked."""
-        path = plots.save(fig, self.run.folder / name)
-        self.say(f"  picture: {path}")
-        if self.config.publish:
-            shutil.copy(path, self.run.project / "results" / name)
-
 
 def main(config, run):
-    lab, found = Lab(config, run), {}
-    for name in config.parts:
-        run.say(f"\n{name}: {EXPERIMENTS[name].__doc__}")
-        found |= {f"{name}: {key}": value for key, value in EXPERIMENTS[name](lab).items()}
-    run.finish(found, corpus="tinytown")
+    run.finish(explore.each(Lab(config, run), EXPERIMENTS), corpus="tinytown")
 
 
 if __name__ == "__main__":

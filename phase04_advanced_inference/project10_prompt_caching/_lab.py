@@ -1,14 +1,13 @@
 """What the experiments share: a model of the chain, one to time, vectors trained once, the pictures."""
 
-import shutil
 import time
 from functools import cached_property
 
 import torch
 
-from common import hub, plots, tokenizer
+from common import hub, tokenizer
 from common.benchmark import Stopwatch
-from common.cli import chain
+from common.cli import chain, explore
 from common.device import synchronize
 from common.model import GPT, ModelConfig
 from data.tinytown import TinyTown
@@ -16,7 +15,7 @@ from data.tinytown import TinyTown
 from . import _dense, _fusion
 
 
-class Lab:
+class Lab(explore.Album):
     """`model`, `words`: of the chain. `timed`: untrained, of the base's shape and a longer context."""
 
     def __init__(self, config, run):
@@ -79,9 +78,3 @@ class Lab:
         watch = Stopwatch(time.perf_counter, lambda: synchronize(self.device))
         watch(call)
         return min(watch(call)[0] for _ in range(repeats))
-
-    def save(self, fig, name):
-        path = plots.save(fig, self.run.folder / name)
-        self.say(f"  picture: {path}")
-        if self.config.publish:
-            shutil.copy(path, self.run.project / "results" / name)

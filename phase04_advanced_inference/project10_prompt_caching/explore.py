@@ -5,6 +5,7 @@ Every experiment prints what it found; those that see save a picture. `--parts t
 
 from dataclasses import dataclass
 
+from common.cli import explore
 from common.cli.script import script
 from common.errors import UserError
 
@@ -52,9 +53,7 @@ class Config:
     """Also put the pictures into results/, where the lesson shows them."""
 
     def __post_init__(self):
-        if strange := set(self.parts) - set(EXPERIMENTS):
-            known = ", ".join(EXPERIMENTS)
-            raise UserError(f"no part is called {', '.join(sorted(strange))}: there are {known}")
+        explore.known(self.parts, EXPERIMENTS)
         if min(self.steps, self.each, self.prompts) < 1 or not self.servers or min(self.servers) < 1:
             raise UserError("steps, each, prompts and servers must be at least 1")
         if min(self.turns, self.points) < 32 or self.pages < 16:
@@ -70,11 +69,7 @@ PRESETS = {
 
 
 def main(config, run):
-    lab, found = Lab(config, run), {}
-    for name in config.parts:
-        run.say(f"\n{name}: {EXPERIMENTS[name].__doc__.strip().splitlines()[0]}")
-        found |= {f"{name}: {key}": float(value) for key, value in EXPERIMENTS[name](lab).items()}
-    run.finish(found, corpus="tinytown")
+    run.finish(explore.each(Lab(config, run), EXPERIMENTS), corpus="tinytown")
 
 
 if __name__ == "__main__":

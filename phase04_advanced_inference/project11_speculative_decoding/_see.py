@@ -1,13 +1,13 @@
 """See: how many guesses hold, which, what that brings for each number of guesses, who guesses best, and from
 which batch on it does not pay."""
 
-import shutil
 import time
 from collections import Counter
 
 import numpy as np
 
 from common import plots
+from common.cli import explore
 from common.device import synchronize
 from common.generate import Sampling
 
@@ -17,7 +17,7 @@ from .speculative import Draft, expected_tokens, speedup
 NAMES = {"model": "small model", "lookup": "the text itself", "heads": "heads"}
 
 
-class Lab:
+class Lab(explore.Album):
     """What the experiments share: the pair, prompts, greedy texts, clocks, pictures."""
 
     def __init__(self, config, run, pair):
@@ -58,12 +58,6 @@ class Lab:
             call()
             spent.append(self.now() - start)
         return min(spent)
-
-    def save(self, fig, name):
-        path = plots.save(fig, self.run.folder / name)
-        self.say(f"  picture: {path}")
-        if self.config.publish:
-            shutil.copy(path, self.run.project / "results" / name)
 
 
 def forward_seconds(lab, model, tokens):

@@ -5,6 +5,7 @@ Every experiment prints what it found; those that see save a picture. `--parts r
 
 from dataclasses import dataclass
 
+from common.cli import explore
 from common.cli.script import script
 from common.errors import UserError
 
@@ -43,9 +44,7 @@ class Config:
     """Also put the pictures into results/, where the lesson shows them."""
 
     def __post_init__(self):
-        if strange := set(self.parts) - set(EXPERIMENTS):
-            known = ", ".join(EXPERIMENTS)
-            raise UserError(f"no part is called {', '.join(sorted(strange))}: there are {known}")
+        explore.known(self.parts, EXPERIMENTS)
         numbers = (self.prompts, self.prompt, self.new, self.k, self.draws, *self.ks, *self.batches)
         if not self.ks or not self.batches or min(numbers) < 1:
             raise UserError("prompts, prompt, new, k, ks, batches and draws must be at least 1")
@@ -58,11 +57,7 @@ PRESETS = {"smoke": Config(prompts=1, prompt=6, new=12, k=2, ks=(1, 3), batches=
 
 def main(config, run):
     pair = Pair(config.model, config.draft, train.PRESETS[run.preset], run.device, run.say)
-    lab, found = _see.Lab(config, run, pair), {}
-    for name in config.parts:
-        run.say(f"\n{name}: {EXPERIMENTS[name].__doc__.strip().splitlines()[0]}")
-        found |= {f"{name}: {key}": value for key, value in EXPERIMENTS[name](lab).items()}
-    run.finish(found, corpus="tinytown")
+    run.finish(explore.each(_see.Lab(config, run, pair), EXPERIMENTS), corpus="tinytown")
 
 
 if __name__ == "__main__":
