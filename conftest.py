@@ -29,3 +29,11 @@ def no_gpu(items):
         return None
     import torch
     return None if torch.cuda.is_available() else "no CUDA device"
+
+
+@pytest.fixture
+def home(tmp_path, monkeypatch):
+    """A place of its own for what a script finds and writes: models, runs."""
+    monkeypatch.setenv("THIRTY_HOME", str(tmp_path))
+    monkeypatch.chdir(tmp_path)
+    return tmp_path

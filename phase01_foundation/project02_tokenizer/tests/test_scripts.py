@@ -5,31 +5,26 @@ import json
 import pytest
 
 from common import tokenizer
-from common.trial import refused, run
+from common.trial import refused, run, unplugged
 from phase01_foundation.project02_tokenizer import explore, fast_bpe, regex_bpe, train, visualise
 
 TEXT = "The baker's dog sleeps. The miller and the baker wake the dog.\n" * 60 + "A zephyr. "
 
 
 @pytest.fixture
-def home(tmp_path, monkeypatch):
+def home(home):
     """A place of its own for runs, and a small text as the corpus."""
-    monkeypatch.setenv("THIRTY_HOME", str(tmp_path))
-    (tmp_path / "own.txt").write_text(TEXT, encoding="utf-8")
-    return tmp_path
+    (home / "own.txt").write_text(TEXT, encoding="utf-8")
+    return home
 
 
 PARTS = (fast_bpe.merge_word, fast_bpe.merge_piece, fast_bpe.BPE.encode, regex_bpe.split_special)
 
 
 @pytest.mark.parametrize("part", PARTS, ids=lambda part: part.__qualname__)
-def test_is_on(part, home, monkeypatch):
+def test_is_on(part, home):
     """A technique that raises makes the script fail: it really uses what the learner wrote."""
-    def broken(*args, **kwargs):
-        raise ZeroDivisionError("unplugged")
-
-    monkeypatch.setattr(part, "__code__", broken.__code__)
-    with pytest.raises(ZeroDivisionError, match="unplugged"):
+    with unplugged(part):
         run(train, "smoke", "--corpus", home / "own.txt")
 
 

@@ -1,8 +1,6 @@
 """The project as a whole: its scripts, its technique in use, bad input, accumulation, several processes,
 kill."""
 
-import dataclasses
-import inspect
 import json
 import os
 import re
@@ -19,14 +17,14 @@ import torch
 
 from common import checkpoint, hub
 from common import tokenizer as tokenizers
-from common.cli import cards, chain
+from common.cli import chain
 from common.errors import UserError
 from common.model import GPT
 from common.progress import read_history
 from common.proofs import prove
 from common.ranks import spawn
 from common.testing import tiny
-from common.trial import model_folder, refused, run
+from common.trial import commands, metrics, model_folder, refused, run, snippets, unplugged
 from data import loader
 from phase01_foundation.project03_pretrain import (
     _build,
@@ -73,12 +71,12 @@ def test_smoke(home, capsys):
                   "never asked in training", "strangers", "a sample", "smoke does not apply"):  # fmt: skip
         assert words in said, f"the run did not say {words!r}"
     assert (folder / "loss.png").read_bytes().startswith(b"\x89PNG")
-    metrics = json.loads((folder / "result.json").read_text())["metrics"]
-    assert metrics["perplexity"] == pytest.approx(np.exp(metrics["val_loss"]))
+    found = metrics(folder)
+    assert found["perplexity"] == pytest.approx(np.exp(found["val_loss"]))
     card = json.loads((home / "models" / "base" / "card.json").read_text())
     tokenizer = tokenizers.load(home / "models" / "base")
     model = hub.load(home / "models" / "base")
-    assert card["parameters"] == sum(p.numel() for p in model.parameters()) == metrics["parameters"]
+    assert card["parameters"] == sum(p.numel() for p in model.parameters()) == found["parameters"]
     assert model.config.vocab_size == tokenizer.vocab_size
     assert tokenizer.sha256 in json.dumps(card)
     run(evaluate, "smoke", "--corpora", "tinytown,own.txt", "--questions", 5)
@@ -101,22 +99,13 @@ LESSON = Path(train.__file__).parent / "README.md"
 
 
 def test_commands_of_the_lesson_exist():
-    """Every `./thirty run 3 …` of the README names a script or a preset that there is, and its fields."""
-    commands = re.findall(r"^\./thirty run 3([^\n#]*)", LESSON.read_text(encoding="utf-8"), flags=re.M)
-    assert len(commands) >= 8
-    for words in map(str.split, commands):
-        if words and not words[0].startswith("--"):
-            assert words[0] in {*train.PRESETS, *cards.scripts(LESSON.parent)}, words
-        config = {"evaluate": evaluate.Config}.get(words[0] if words else "", train.Config)
-        fields = {"device", "out", "resume", *(field.name for field in dataclasses.fields(config))}
-        for word in words:
-            assert not word.startswith("--") or word.removeprefix("--").removeprefix("no-") in fields, word
+    """Every `./thirty run 3 …` and `explore 3 …` of the README is read as the command line reads it."""
+    assert len(commands(LESSON)) >= 10
 
 
 def test_snippet_of_the_lesson_runs():
     """What stands under "In production" is true."""
-    (snippet,) = re.findall(r"```python\n(.*?)```", LESSON.read_text(encoding="utf-8"), flags=re.S)
-    exec(compile(snippet, "README.md", "exec"), {})
+    assert len(snippets(LESSON)) == 1
 
 
 def test_wrong_solutions_are_caught():
@@ -132,15 +121,10 @@ PARTS = [
 
 
 @pytest.mark.parametrize("name, part", PARTS)
-def test_is_on(name, part, home, monkeypatch):
+def test_is_on(name, part, home):
     """A technique that raises makes the run fail: the run really uses what the learner wrote."""
-
-    def broken(*args, **kwargs):
-        raise ZeroDivisionError("unplugged")
-
     text = train.prepare(SMALL, home, lambda line: None)
-    monkeypatch.setattr(inspect.unwrap(part), "__code__", broken.__code__)
-    with pytest.raises(ZeroDivisionError, match="unplugged"):
+    with unplugged(part):
         fitted(replace(SMALL, optimizer=name), home / name, text)
 
 

@@ -1,6 +1,5 @@
 """The same as transformers and TRL: the template, who counts, and the loss of every update."""
 
-import re
 from itertools import islice
 from pathlib import Path
 
@@ -9,7 +8,7 @@ import torch
 
 from common import hub
 from common import tokenizer as tokenizers
-from common.trial import model_folder
+from common.trial import model_folder, snippets
 from data.tinytown import TinyTown
 from phase02_finetuning.project04_sft.sft import IGNORE, AnswerLoss, encode, pad, prompt
 
@@ -91,5 +90,4 @@ def test_snippet_of_the_lesson_runs(tmp_path, monkeypatch):
     """What stands under "In production" is true."""
     pytest.importorskip("trl")
     monkeypatch.chdir(tmp_path)
-    (snippet,) = re.findall(r"```python\n(.*?)```", LESSON.read_text(encoding="utf-8"), flags=re.S)
-    exec(compile(snippet, "README.md", "exec"), {"folder": str(model_folder(tmp_path / "m"))})
+    assert len(snippets(LESSON, folder=str(model_folder(tmp_path / "m")))) == 1

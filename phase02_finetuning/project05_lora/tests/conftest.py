@@ -6,14 +6,6 @@ from common.trial import model_folder
 
 
 @pytest.fixture
-def home(tmp_path, monkeypatch):
-    """A place of its own for runs and models."""
-    monkeypatch.setenv("THIRTY_HOME", str(tmp_path))
-    monkeypatch.chdir(tmp_path)
-    return tmp_path
-
-
-@pytest.fixture
 def base(home):
     """A tiny model folder, as the chain has them."""
     return model_folder(home / "base", n_layer=1, d_model=16, d_ff=24, n_head=2, n_kv_head=1, max_seq_len=128)

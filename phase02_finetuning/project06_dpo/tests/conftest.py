@@ -9,11 +9,3 @@ from common.trial import model_folder
 def tiny_model(tmp_path_factory):
     """A model folder with bytes for tokens and room for a question and its answers."""
     return model_folder(tmp_path_factory.mktemp("tiny") / "m", n_layer=1, max_seq_len=256)
-
-
-@pytest.fixture
-def home(tmp_path, monkeypatch):
-    """A place of its own for runs and models."""
-    monkeypatch.setenv("THIRTY_HOME", str(tmp_path))
-    monkeypatch.chdir(tmp_path)
-    return tmp_path

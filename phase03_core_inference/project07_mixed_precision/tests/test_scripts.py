@@ -1,33 +1,19 @@
 """The scripts as a user runs them, the lesson's commands and snippet, and the proofs."""
 
 import json
-import re
 from pathlib import Path
 
 import pytest
 import torch
 
-from common.cli import cards
 from common.cli.bench import bench as run_bench
 from common.model import GPT
 from common.proofs import prove
 from common.testing import tiny
-from common.trial import refused, run
+from common.trial import commands, metrics, refused, run, snippets
 from phase03_core_inference.project07_mixed_precision import _gpu, _lab, bench, explore, train
 
 LESSON = Path(train.__file__).parent / "README.md"
-
-
-@pytest.fixture
-def home(tmp_path, monkeypatch):
-    """A place of its own for what a script writes."""
-    monkeypatch.setenv("THIRTY_HOME", str(tmp_path))
-    monkeypatch.chdir(tmp_path)
-    return tmp_path
-
-
-def metrics(folder):
-    return json.loads((folder / "result.json").read_text())["metrics"]
 
 
 # ---- the scripts ----
@@ -122,21 +108,13 @@ def test_unscaled_leaves_everything_as_it_is():
 
 
 def test_commands_of_the_lesson_exist():
-    """Every command of the README names a preset, a part and a precision that there is."""
-    text = LESSON.read_text(encoding="utf-8")
-    for words in map(str.split, re.findall(r"^\./thirty run 7([^\n#]*)", text, flags=re.M)):
-        known = {*train.PRESETS, *cards.scripts(LESSON.parent)}
-        assert not words or words[0].startswith("--") or words[0] in known
-    parts = re.findall(r"--parts ([a-z ]+[a-z])(?=`|\s+#|\n)", text)
-    assert parts and {part for names in parts for part in names.split()} <= set(explore.EXPERIMENTS)
-    precisions = re.findall(r"--precisions ([a-z0-9 -]+)", text)
-    assert precisions and all({*names.split(" --")[0].split()} <= {*_lab.PRECISIONS} for names in precisions)
+    """Every `./thirty run 7 …` and `explore 7 …` of the README is read as the command line reads it."""
+    assert len(commands(LESSON)) >= 6
 
 
 def test_snippet_of_the_lesson_runs():
     """What stands under "In production" is true: torch's autocast and scaler give what ours give."""
-    (snippet,) = re.findall(r"```python\n(.*?)```", LESSON.read_text(encoding="utf-8"), flags=re.S)
-    exec(compile(snippet, "README.md", "exec"), {})
+    assert len(snippets(LESSON)) == 1
 
 
 def test_wrong_solutions_are_caught():

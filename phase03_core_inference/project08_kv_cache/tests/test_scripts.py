@@ -1,20 +1,15 @@
 """The scripts, the lesson, the long comparison's arithmetic, and the proofs."""
 
 import copy
-import dataclasses
-import json
-import re
 from pathlib import Path
 
 import pytest
 import torch
 
-from common import hub, tokenizer
-from common.cli import cards
 from common.cli.bench import bench
 from common.proofs import prove
 from common.testing import trained
-from common.trial import model_folder, refused, run
+from common.trial import commands, metrics, model_folder, refused, run, snippets, unplugged
 from phase03_core_inference.project08_kv_cache import bench as bench_script
 from phase03_core_inference.project08_kv_cache import explore, generate, kv_cache
 from phase03_core_inference.project08_kv_cache._long import Interleaved, Run, crossing
@@ -24,17 +19,10 @@ LESSON = Path(generate.__file__).parent / "README.md"
 
 
 @pytest.fixture
-def home(tmp_path, monkeypatch):
+def home(home):
     """A place of its own for runs, and a tiny model with large weights, to whom a wrong key matters."""
-    monkeypatch.setenv("THIRTY_HOME", str(tmp_path))
-    monkeypatch.chdir(tmp_path)
-    folder = model_folder(tmp_path / "quiet")
-    model = hub.load(folder)
-    with torch.no_grad():
-        for p in model.parameters():
-            p.mul_(8 if p.dim() > 1 else 1)
-    hub.save(model, tmp_path / "m", tokenizer=tokenizer.load(folder))
-    return tmp_path
+    model_folder(home / "m", loud=8)
+    return home
 
 
 def test_smoke_generate(home, capsys):
@@ -44,24 +32,19 @@ def test_smoke_generate(home, capsys):
     for words in ("--- no cache ---", "--- cache ---", "agree, token for token", "tokens/s", "MB"):
         assert words in said
     assert (home / "here" / "steps.png").read_bytes().startswith(b"\x89PNG")
-    assert json.loads((home / "here" / "result.json").read_text())["metrics"]["agree"] == 1
+    assert metrics(home / "here")["agree"] == 1
 
 
-def test_is_on_in_the_script(home, monkeypatch):
+def test_is_on_in_the_script(home):
     """A cache that raises makes the script fail: it really uses what the learner wrote."""
-
-    def broken(self, k, v, positions):
-        raise ZeroDivisionError("unplugged")
-
-    monkeypatch.setattr(kv_cache.KVCache, "update", broken)
-    with pytest.raises(ZeroDivisionError, match="unplugged"):
+    with unplugged(kv_cache.KVCache.update):
         run(generate, "smoke", "--model", "m")
 
 
 def test_smoke_explore(home, capsys):
     """Every experiment in small; what must hold in each of them holds."""
     run(explore, "smoke", "--model", "m", "--out", "here")
-    found = json.loads((home / "here" / "result.json").read_text())["metrics"]
+    found = metrics(home / "here")
     assert found["edges: refused"] == found["edges: asked"]
     assert found["snippet: none of them"] == found["stale: emptied"] == found["inactive: right"] == 1
     for name in ("stale: not emptied", "positions: one too far", "causal: looks ahead", "snippet: 2 to 5",
@@ -153,27 +136,14 @@ def test_ties_are_forgiven_and_nothing_else(counter):
 
 
 def test_smoke_commands_of_the_lesson():
-    """Every `./thirty run 8 …` and `explore 8 …` of the README names what there is, and fields that exist."""
-    text = LESSON.read_text(encoding="utf-8")
-    commands = re.findall(r"^\./thirty (run|explore) 8([^\n#]*)", text, flags=re.M)
-    assert len(commands) >= 4
-    for verb, rest in commands:
-        script = explore if verb == "explore" else generate
-        words = rest.split()
-        if words and not words[0].startswith("--"):
-            assert words[0] in {*script.PRESETS, *cards.scripts(LESSON.parent)}, words
-        fields = {"device", "out", "resume", *(field.name for field in dataclasses.fields(script.Config))}
-        for word in words:
-            assert not word.startswith("--") or word.removeprefix("--") in fields, word
-        if "--parts" in words:
-            assert set(words[words.index("--parts") + 1 :]) <= set(explore.EXPERIMENTS)
+    """Every `./thirty run 8 …` and `explore 8 …` of the README is read as the command line reads it."""
+    assert len(commands(LESSON)) >= 6
 
 
 def test_snippet_of_the_lesson_runs():
     """What stands under "In production" is true."""
     pytest.importorskip("transformers")
-    (snippet,) = re.findall(r"```python\n(.*?)```", LESSON.read_text(encoding="utf-8"), flags=re.S)
-    exec(compile(snippet, "README.md", "exec"), {})
+    assert len(snippets(LESSON)) == 1
 
 
 def test_wrong_solutions_are_caught():

@@ -1,7 +1,6 @@
 """The project as a whole: scripts, the lesson's commands and snippet, the caches of project 8, the proofs."""
 
 import json
-import re
 import sys
 import warnings
 from pathlib import Path
@@ -10,12 +9,11 @@ from types import SimpleNamespace
 import pytest
 import torch
 
-from common.cli import cards
 from common.cli.bench import bench as run_bench
 from common.model import attend, set_attend
 from common.proofs import prove
 from common.testing import trained
-from common.trial import model_folder, refused, run
+from common.trial import commands, metrics, model_folder, refused, run, snippets
 from phase03_core_inference.project08_kv_cache.kv_cache import (
     KVCache,
     StaticCache,
@@ -34,18 +32,6 @@ from phase03_core_inference.project09_flash_attention import (
 )
 
 LESSON = Path(tiled.__file__).parent / "README.md"
-
-
-@pytest.fixture
-def home(tmp_path, monkeypatch):
-    """A place of its own for what a script writes."""
-    monkeypatch.setenv("THIRTY_HOME", str(tmp_path))
-    monkeypatch.chdir(tmp_path)
-    return tmp_path
-
-
-def metrics(folder):
-    return json.loads((folder / "result.json").read_text())["metrics"]
 
 
 # ---- the scripts ----
@@ -110,22 +96,15 @@ def test_mistakes_of_a_user(capsys):
 
 
 def test_commands_of_the_lesson_exist():
-    """Every command of the README names a preset or a part that there is."""
-    text = LESSON.read_text(encoding="utf-8")
-    for words in map(str.split, re.findall(r"^\./thirty run 9([^\n#]*)", text, flags=re.M)):
-        known = {*generate.PRESETS, *cards.scripts(LESSON.parent)}
-        assert not words or words[0].startswith("--") or words[0] in known
-    parts = re.findall(r"--parts ([a-z ]+[a-z])", text)
-    assert {part for names in parts for part in names.split() if part != "does" and part != "one"} <= {
-        *explore.EXPERIMENTS}  # fmt: skip
+    """Every `./thirty run 9 …` and `explore 9 …` of the README is read as the command line reads it."""
+    assert len(commands(LESSON)) >= 5
 
 
 def test_snippet_of_the_lesson_runs():
     """What stands under "In production" is true: SDPA and FlexAttention give what the tiles give."""
-    (snippet,) = re.findall(r"```python\n(.*?)```", LESSON.read_text(encoding="utf-8"), flags=re.S)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # FlexAttention would rather be compiled
-        exec(compile(snippet, "README.md", "exec"), {})
+        assert len(snippets(LESSON)) == 1
 
 
 # ---- with what is there already ----

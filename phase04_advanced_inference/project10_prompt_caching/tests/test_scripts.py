@@ -1,19 +1,15 @@
 """The scripts as a user runs them, the traces they replay, what they search, and the lesson."""
 
-import dataclasses
-import json
-import re
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
 
-from common import hub, tokenizer
-from common.cli import cards
+from common import hub
 from common.cli.bench import bench
 from common.proofs import prove
-from common.trial import model_folder, refused, run
+from common.trial import commands, metrics, model_folder, refused, run, snippets, unplugged
 from data.tinytown import TinyTown
 from phase04_advanced_inference.project10_prompt_caching import (
     _dense,
@@ -34,51 +30,34 @@ from phase04_advanced_inference.project10_prompt_caching._trace import (
 )
 
 LESSON = Path(generate.__file__).parent / "README.md"
-SCRIPTS = {"train": train, "generate": generate, "explore": explore}
 
 
 @pytest.fixture
-def home(tmp_path, monkeypatch):
+def home(home):
     """A place of its own for runs, and a tiny model with large weights, to whom a wrong key matters."""
-    monkeypatch.setenv("THIRTY_HOME", str(tmp_path))
-    monkeypatch.chdir(tmp_path)
-    folder = model_folder(tmp_path / "quiet")
-    model = hub.load(folder)
-    with torch.no_grad():
-        for p in model.parameters():
-            p.mul_(8 if p.dim() > 1 else 1)
-    hub.save(model, tmp_path / "m", tokenizer=tokenizer.load(folder))
-    return tmp_path
-
-
-def metrics(home):
-    return json.loads((home / "here" / "result.json").read_text())["metrics"]
+    model_folder(home / "m", loud=8)
+    return home
 
 
 def test_smoke_generate(home, capsys):
     """All answers agree, the later prompts reuse the shared beginning, a picture is drawn."""
     run(generate, "smoke", "--model", "m", "--out", "here")
-    found = metrics(home)
+    found = metrics(home / "here")
     assert found["agree"] == 1 and found["reused"] > 0.4
     assert "the answers agree" in capsys.readouterr().out
     assert (home / "here" / "first_token.png").read_bytes().startswith(b"\x89PNG")
 
 
-def test_is_on_in_the_script(home, monkeypatch):
+def test_is_on_in_the_script(home):
     """A walk that raises makes the script fail: it really uses what the learner wrote."""
-
-    def broken(self, ids):
-        raise ZeroDivisionError("unplugged")
-
-    monkeypatch.setattr(prefix_cache.PrefixIndex, "walk", broken)
-    with pytest.raises(ZeroDivisionError, match="unplugged"):
+    with unplugged(prefix_cache.PrefixIndex.walk):
         run(generate, "smoke", "--model", "m")
 
 
 def test_smoke_train(home, capsys):
     """Two updates change the vectors; the table has every rung; the model can be loaded again."""
     run(train, "smoke", "--model", "m", "--out", "here")
-    said, found = capsys.readouterr().out, metrics(home)
+    said, found = capsys.readouterr().out, metrics(home / "here")
     for name in ("BM25 alone", "dense alone", "raw sum", "reciprocal ranks", "z-score, learned"):
         assert said.count(name) == 2 and 0 <= found[name] <= 1, name
     assert found["BM25 alone"] > 0.2
@@ -89,7 +68,7 @@ def test_smoke_train(home, capsys):
 def test_smoke_explore(home):
     """Every experiment in small; what must hold in each of them holds, and what is broken is broken."""
     run(explore, "smoke", "--model", "m", "--out", "here")
-    found = metrics(home)
+    found = metrics(home / "here")
     assert found["rates: tokens, LRU"] <= found["rates: budget"] < found["rates: tokens, LRU, in entries"]
     assert found["chunks: first layer, turned"] < 1e-5 and found["chunks: same, read at once"] == 1
     assert found["hundred: wrong"] == found["hundred: hits"] > 0
@@ -227,28 +206,14 @@ def test_matches_an_encoder_of_transformers(tmp_path):
 
 
 def test_smoke_commands_of_the_lesson():
-    """Every `./thirty run 10 …` and `explore 10 …` of the README names what there is."""
-    text = LESSON.read_text(encoding="utf-8")
-    commands = re.findall(r"\./thirty (run|explore) 10([^\n#`]*)", text)
-    assert len(commands) >= 7
-    for verb, rest in commands:
-        words = rest.split()
-        named = words.pop(0) if verb == "run" and words and words[0] in SCRIPTS else None
-        script = explore if verb == "explore" else SCRIPTS[named or "generate"]
-        if words and not words[0].startswith("--"):
-            assert words[0] in {*script.PRESETS, *cards.scripts(LESSON.parent)}, words
-        fields = {"device", "out", "resume", *(field.name for field in dataclasses.fields(script.Config))}
-        for word in re.findall(r"(?<!\S)--(\w+)", rest):
-            assert word in fields, word
-        if "--parts" in words:
-            assert set(words[words.index("--parts") + 1 :]) <= set(explore.EXPERIMENTS)
+    """Every `./thirty run 10 …` and `explore 10 …` of the README is read as the command line reads it."""
+    assert len(commands(LESSON)) >= 7
 
 
 def test_snippet_of_the_lesson_runs():
     """What stands under "In production" is true."""
     pytest.importorskip("transformers")
-    (snippet,) = re.findall(r"```python\n(.*?)```", LESSON.read_text(encoding="utf-8"), flags=re.S)
-    exec(compile(snippet, "README.md", "exec"), {})
+    assert len(snippets(LESSON)) == 1
 
 
 def test_wrong_solutions_are_caught():

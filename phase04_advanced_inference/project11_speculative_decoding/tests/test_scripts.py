@@ -1,8 +1,5 @@
 """The scripts, the lesson, and the proofs."""
 
-import dataclasses
-import json
-import re
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -10,13 +7,12 @@ import pytest
 import torch
 
 from common import hub, tokenizer
-from common.cli import cards
 from common.cli.bench import bench
 from common.cli.paths import models
 from common.model import GPT
 from common.proofs import prove
 from common.testing import tiny
-from common.trial import model_folder, refused, run
+from common.trial import commands, metrics, model_folder, refused, run, snippets
 from data import corpora
 from phase04_advanced_inference.project11_speculative_decoding import _fit, _pair, explore, generate, train
 from phase04_advanced_inference.project11_speculative_decoding import bench as bench_script
@@ -27,22 +23,11 @@ LESSON = Path(generate.__file__).parent / "README.md"
 
 
 @pytest.fixture
-def home(tmp_path, monkeypatch):
+def home(home):
     """A place of its own for runs, a tiny model with large weights, and a smaller one of the same words."""
-    monkeypatch.setenv("THIRTY_HOME", str(tmp_path))
-    monkeypatch.chdir(tmp_path)
-    for name, sizes in (("m", {}), ("d", {"n_layer": 1, "d_model": 16})):
-        folder = model_folder(tmp_path / f"quiet-{name}", max_seq_len=128, **sizes)
-        model = hub.load(folder)
-        with torch.no_grad():
-            for p in model.parameters():
-                p.mul_(8 if p.dim() > 1 else 1)
-        hub.save(model, tmp_path / name, tokenizer=tokenizer.load(folder))
-    return tmp_path
-
-
-def metrics(home):
-    return json.loads((home / "here" / "result.json").read_text())["metrics"]
+    model_folder(home / "m", loud=8, max_seq_len=128)
+    model_folder(home / "d", loud=8, max_seq_len=128, n_layer=1, d_model=16)
+    return home
 
 
 def test_smoke_generate(home, capsys):
@@ -62,14 +47,13 @@ def test_smoke_train(home, capsys):
     for kind in ("draft", "heads"):
         run(train, "smoke", "--model", "m", "--kind", kind, "--save", "--out", kind)
         assert (models() / kind / "card.json").is_file()
-        found = json.loads((home / kind / "result.json").read_text())["metrics"]
-        assert 0 < found["val_loss"] < 20
+        assert 0 < metrics(home / kind)["val_loss"] < 20
     capsys.readouterr()
     pair = Pair("m", "", train.PRESETS["smoke"], torch.device("cpu"))
     assert pair.small.config.n_layer == 1 and len(pair.heads.layers) == 2
     assert "trained first" not in capsys.readouterr().out
     run(generate, "smoke", "--model", "m", "--how", "heads", "--out", "here")
-    assert metrics(home)["agree"] == 1
+    assert metrics(home / "here")["agree"] == 1
     torch.manual_seed(1)
     hub.save(GPT(tiny(vocab_size=260)), home / "other", tokenizer=tokenizer.load(home / "m"))
     other = Pair("other", "", train.PRESETS["smoke"], torch.device("cpu"))
@@ -79,7 +63,7 @@ def test_smoke_train(home, capsys):
 def test_smoke_explore(home, capsys):
     """Every experiment in small; what must hold in each of them holds."""
     run(explore, "smoke", "--model", "m", "--draft", "d", "--out", "here")
-    found = metrics(home)
+    found = metrics(home / "here")
     for part in ("drafts", "copy", "bonus"):
         assert found[f"{part}: same"] == found[f"{part}: of"] > 0
     assert found["stranger: same"] == found["rollback: same text, draft not rolled back"] == 1
@@ -159,27 +143,14 @@ def test_what_a_draft_reads(home, monkeypatch):
 
 
 def test_smoke_commands_of_the_lesson():
-    """Every `./thirty run 11 …` and `explore 11 …` of the README names what there is, fields too."""
-    text = LESSON.read_text(encoding="utf-8")
-    commands = re.findall(r"^\./thirty (run|explore) 11([^\n#]*)", text, flags=re.M)
-    assert len(commands) >= 6
-    for verb, rest in commands:
-        script, words = (explore if verb == "explore" else train), rest.split()
-        if words and not words[0].startswith("--"):
-            assert words[0] in {*script.PRESETS, *cards.scripts(LESSON.parent)}, words
-            script = generate if words[0] == "generate" else script
-        fields = {"device", "out", "resume", *(field.name for field in dataclasses.fields(script.Config))}
-        for word in words:
-            assert not word.startswith("--") or word.removeprefix("--") in fields, word
-        if "--parts" in words:
-            assert set(words[words.index("--parts") + 1 :]) <= set(explore.EXPERIMENTS)
+    """Every `./thirty run 11 …` and `explore 11 …` of the README is read as the command line reads it."""
+    assert len(commands(LESSON)) >= 6
 
 
 def test_snippet_of_the_lesson_runs():
     """What stands under "In production" is true."""
     pytest.importorskip("transformers")
-    (snippet,) = re.findall(r"```python\n(.*?)```", LESSON.read_text(encoding="utf-8"), flags=re.S)
-    exec(compile(snippet, "README.md", "exec"), {})
+    assert len(snippets(LESSON)) == 1
 
 
 def test_wrong_solutions_are_caught():

@@ -1,39 +1,23 @@
 """The scripts and the lesson: every preset in small, every command, the snippet, the proofs."""
 
-import dataclasses
 import json
-import re
 from pathlib import Path
 
 import pytest
-import torch
 
-from common import hub, tokenizer
-from common.cli import cards
 from common.cli.bench import bench as run_bench
 from common.proofs import prove
-from common.trial import model_folder, refused, run
+from common.trial import commands, metrics, model_folder, refused, run, snippets, unplugged
 from phase04_advanced_inference.project12_dynamic_batching import bench, engine, explore, generate, slots
 
 LESSON = Path(engine.__file__).parent / "README.md"
 
 
 @pytest.fixture
-def home(tmp_path, monkeypatch):
+def home(home):
     """A place of its own for runs, and a tiny model with large weights, to whom a wrong key matters."""
-    monkeypatch.setenv("THIRTY_HOME", str(tmp_path))
-    monkeypatch.chdir(tmp_path)
-    folder = model_folder(tmp_path / "quiet", max_seq_len=128)
-    model = hub.load(folder)
-    with torch.no_grad():
-        for p in model.parameters():
-            p.mul_(8 if p.dim() > 1 else 1)
-    hub.save(model, tmp_path / "m", tokenizer=tokenizer.load(folder))
-    return tmp_path
-
-
-def metrics(folder):
-    return json.loads((folder / "result.json").read_text())["metrics"]
+    model_folder(home / "m", loud=8, max_seq_len=128)
+    return home
 
 
 def test_smoke_generate(home, capsys):
@@ -47,14 +31,9 @@ def test_smoke_generate(home, capsys):
     assert (home / "here" / "slots.png").read_bytes().startswith(b"\x89PNG")
 
 
-def test_is_on_in_the_script(home, monkeypatch):
+def test_is_on_in_the_script(home):
     """A slot cache that raises makes the script fail: it really uses what the learner wrote."""
-
-    def broken(self, k, v, positions):
-        raise ZeroDivisionError("unplugged")
-
-    monkeypatch.setattr(slots.SlotCache, "update", broken)
-    with pytest.raises(ZeroDivisionError, match="unplugged"):
+    with unplugged(slots.SlotCache.update):
         run(generate, "smoke", "--model", "m")
 
 
@@ -98,27 +77,14 @@ def test_bad_input(home, capsys):
 
 
 def test_smoke_commands_of_the_lesson():
-    """Every `./thirty run 12 …` and `explore 12 …` of the README names what there is."""
-    text = LESSON.read_text(encoding="utf-8")
-    commands = re.findall(r"^\./thirty (run|explore) 12([^\n#]*)", text, flags=re.M)
-    assert len(commands) >= 4
-    for verb, rest in commands:
-        script = explore if verb == "explore" else generate
-        words = rest.split()
-        if words and not words[0].startswith("--"):
-            assert words[0] in {*script.PRESETS, *cards.scripts(LESSON.parent)}, words
-        fields = {"device", "out", "resume", *(field.name for field in dataclasses.fields(script.Config))}
-        for word in words:
-            assert not word.startswith("--") or word.removeprefix("--") in fields, word
-    for names in re.findall(r"--parts ([a-z]+(?: [a-z]+)*)", text):
-        assert set(names.split()) <= set(explore.EXPERIMENTS), names
+    """Every `./thirty run 12 …` and `explore 12 …` of the README is read as the command line reads it."""
+    assert len(commands(LESSON)) >= 6
 
 
 def test_snippet_of_the_lesson_runs():
     """What stands under "In production" is true."""
     pytest.importorskip("transformers")
-    (snippet,) = re.findall(r"```python\n(.*?)```", LESSON.read_text(encoding="utf-8"), flags=re.S)
-    exec(compile(snippet, "README.md", "exec"), {})
+    assert len(snippets(LESSON)) == 1
 
 
 def test_wrong_solutions_are_caught():
