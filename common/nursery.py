@@ -83,12 +83,17 @@ def laid(files: dict[str, str]) -> Iterator[None]:
 def prove(job: dict) -> None:
     """In the child: the job's tests, its output in the job's log."""
     sys.dont_write_bytecode = True
+    alone(job)
+    recorder.run(Path(job["report"]), job["tests"], tuple(job["options"]))
+
+
+def alone(job: dict) -> None:
+    """In the child: a process group of its own, to be ended as one, and the job's log for what it prints."""
     if os.name == "posix":
-        os.setsid()  # a group of its own, to be ended as one
+        os.setsid()
     log = os.open(job["log"], os.O_WRONLY | os.O_CREAT | os.O_APPEND)
     os.dup2(log, 1)
     os.dup2(log, 2)
-    recorder.run(Path(job["report"]), job["tests"], tuple(job["options"]))
 
 
 def end(child: multiprocessing.Process) -> None:

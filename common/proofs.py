@@ -6,7 +6,8 @@ by
     def test_wrong_solutions_are_caught():
         prove(__file__)
 
-Each runs on the tests marked for that exercise alone, in a shadow tree, in a child of its own
+Each runs on the tests marked for that exercise alone, in a shadow tree, in a child of its own: of a process
+that has collected the tests (`common/together.py`), and where that does not prove it, anew from its files
 (`common/nursery.py`). A failure counts only where a test ran and failed: a wrong solution with a name that is
 not defined proves nothing.
 """
@@ -16,6 +17,7 @@ import json
 import subprocess
 import sys
 from collections.abc import Iterable
+from contextlib import ExitStack
 from dataclasses import dataclass, field
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -30,6 +32,8 @@ SECONDS = (
 METHOD = "fork" if sys.platform == "linux" else "spawn"  # macOS forks, but its libraries do not survive it
 # No plugins: hypothesis's alone takes a second to load in each child.
 ENVIRONMENT = {**judge.ENVIRONMENT, "PYTEST_DISABLE_PLUGIN_AUTOLOAD": "1"}
+# What may stand above a function whose code is exchanged for another's; triton.jit, say, reads the file.
+PLAIN = {"exercise", "no_grad", "inference_mode", "staticmethod", "classmethod", "property"}
 NOT_A_CATCH = {"NameError", "ImportError", "ModuleNotFoundError", "SyntaxError", "IndentationError"}
 
 
@@ -38,7 +42,8 @@ class Proof:
     """Tests to run with `source` laid at `place` (None: the reference as it is), and which `must`: pass, or
     fail.
 
-    `must`: "pass" (all of them), "fail" (all of them), "catch" (one of them fails).
+    `must`: "pass" (all of them), "fail" (all of them), "catch" (one of them fails). `name`: the function in
+    which `source` differs from the reference.
     """
 
     title: str
@@ -46,6 +51,7 @@ class Proof:
     tests: tuple[str, ...]
     place: str | None = None
     source: bytes = b""
+    name: str = ""
 
 
 @dataclass
@@ -72,12 +78,13 @@ def prove(test_file: str | Path) -> None:
     ]
     for name, path in exercises.items():
         cut = stubs.stub(path.read_bytes(), f"./thirty hint {number} {{name}}", [name])
-        proofs.append(Proof(f"the stub of {name}", "fail", marked[name], place[name], cut))
+        proofs.append(Proof(f"the stub of {name}", "fail", marked[name], place[name], cut, name))
     for wrong in wrongs:
         if wrong.name in exercises:
             source = stubs.lay(exercises[wrong.name].read_bytes(), wrong.path.read_bytes())
             title = f"{wrong.path.name} ({wrong.mistake})"
-            proofs.append(Proof(title, "catch", marked[wrong.name], place[wrong.name], source))
+            judges, at = marked[wrong.name], place[wrong.name]
+            proofs.append(Proof(title, "catch", judges, at, source, wrong.name))
     problems += [f"{proof.title}: {why}" for proof, why in run(root, [p for p in proofs if p.tests])]
     assert not problems, f"{folder.name}: {len(problems)} proofs fail:\n" + "\n".join(problems)
 
@@ -114,21 +121,29 @@ def prove_wrong(place: str | Path, wrongs: Iterable[Path], tests: Iterable[str],
     proofs = [Proof("the reference", "pass", tests)]
     for path in wrongs:
         wrong = path.read_bytes()
-        title = f"{path.name} ({stubs.mistake(wrong)})"
-        proofs.append(Proof(title, "catch", tests, place, stubs.lay(reference, wrong)))
+        title, name = f"{path.name} ({stubs.mistake(wrong)})", stubs.the_function(wrong).name
+        proofs.append(Proof(title, "catch", tests, place, stubs.lay(reference, wrong), name))
     problems = [f"{proof.title}: {why}" for proof, why in run(root, proofs)]
     assert len(proofs) > 1, "there is no wrong solution"
     assert not problems, f"{place}: {len(problems)} proofs fail:\n" + "\n".join(problems)
 
 
 def run(root: Path, proofs: list[Proof]) -> list[tuple[Proof, str]]:
-    """Run the proofs in children of one nursery; those that do not hold, and why."""
-    with shadow.tree(root) as one, shadow.tree(root) as two, TemporaryDirectory(prefix="thirty-") as at:
+    """Those that do not hold, and why: tried together where there is a safe fork, and then each by itself."""
+    left = [proof for proof, _ in attempt(root, proofs, "together")] if METHOD == "fork" else proofs
+    return attempt(root, left, "nursery") if left else []
+
+
+def attempt(root: Path, proofs: list[Proof], way: str) -> list[tuple[Proof, str]]:
+    """The proofs in children of one process, that of `common/together.py` or `common/nursery.py`; those that
+    do not hold there, and why."""
+    with ExitStack() as stack, TemporaryDirectory(prefix="thirty-") as at:
+        one, *more = [stack.enter_context(shadow.tree(root)) for _ in range(1 + (way == "nursery"))]
         jobs = [job(proof, Path(at) / str(i)) for i, proof in enumerate(proofs)]
-        plan = {"method": METHOD, "roots": [str(one), str(two)], "jobs": jobs}
-        plan["imports"] = libraries(root, proofs)
+        plan = {"method": METHOD, "roots": [str(one), *map(str, more)], "jobs": jobs,
+                "imports": libraries(root, proofs), **cuts(root, proofs, Path(at))}  # fmt: skip
         (Path(at) / "plan.json").write_text(json.dumps(plan), encoding="utf-8")
-        command = [sys.executable, "-c", launch.BOOT, str(one), "common.nursery", f"{at}/plan.json"]
+        command = [sys.executable, "-c", launch.BOOT, str(one), f"common.{way}", f"{at}/plan.json"]
         env = launch.environment(one, ENVIRONMENT)
         done = subprocess.run(command, cwd=one, env=env, stdin=subprocess.DEVNULL, capture_output=True,
                               encoding="utf-8", errors="replace")  # fmt: skip
@@ -138,6 +153,28 @@ def run(root: Path, proofs: list[Proof]) -> list[tuple[Proof, str]]:
     return [(proof, why) for proof, why in zip(proofs, verdicts, strict=True) if why]
 
 
+def cuts(root: Path, proofs: list[Proof], at: Path) -> dict[str, dict]:
+    """The functions that can be exchanged, by file; and those files without their bodies, in `at`."""
+    names: dict[str, list[str]] = {}
+    for place, name in dict.fromkeys((proof.place, proof.name) for proof in proofs if proof.place):
+        if plain((root / place).read_bytes(), name):
+            names.setdefault(place, []).append(name)
+    cut = {}
+    for number, (place, chosen) in enumerate(names.items()):
+        source, path = (root / place).read_bytes(), at / f"cut{number}.py"
+        bodies = [function for function in stubs.functions(source) if function.name in chosen]
+        path.write_bytes(stubs.cut(source, bodies, "cut"))
+        cut[place] = str(path)
+    return {"names": names, "cut": cut}
+
+
+def plain(source: bytes, name: str) -> bool:
+    """Nothing above a function that would keep its code for itself."""
+    node = next(node for found, node in stubs.named(ast.parse(source), "") if found == name)
+    above = (getattr(d, "func", d) for d in node.decorator_list)
+    return all(getattr(d, "attr", getattr(d, "id", "")) in PLAIN for d in above)
+
+
 def job(proof: Proof, folder: Path) -> dict:
     """A proof as the nursery reads it, its files in `folder`."""
     folder.mkdir()
@@ -145,7 +182,8 @@ def job(proof: Proof, folder: Path) -> dict:
     (folder / "report.jsonl").touch()
     return {
         "lay": {proof.place: str(folder / "source.py")} if proof.place else {},
-        "tests": proof.tests, "report": str(folder / "report.jsonl"), "log": str(folder / "log.txt"),
+        "name": proof.name, "tests": proof.tests,
+        "report": str(folder / "report.jsonl"), "log": str(folder / "log.txt"),
         "seconds": 4 * SECONDS if proof.must == "pass" else SECONDS,
         "options": ["--tb=line", *(["-x"] if proof.must == "catch" else [])],
     }  # fmt: skip

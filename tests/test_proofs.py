@@ -44,6 +44,49 @@ def test_proofs_hold(toy, monkeypatch, method):
     assert before == {path: path.read_bytes() for path in toy.rglob("*.py")}
 
 
+def tried_together(toy, monkeypatch):
+    """The titles of the proofs that do not hold in children of one process."""
+    tried, attempt = {}, proofs.attempt
+
+    def watched(root, left, way):
+        tried[way] = attempt(root, left, way)
+        return tried[way]
+
+    with monkeypatch.context() as patch:
+        patch.setattr(proofs, "attempt", watched)
+        proofs.prove(toy / "tests/test_toy.py")
+    return [proof.title for proof, _ in tried["together"]]
+
+
+def test_proofs_hold_together(toy, monkeypatch):
+    """Nothing of the toy is left to be proved by itself, a method with super() included."""
+    if proofs.METHOD == "spawn":
+        pytest.skip("there is no safe fork here")
+    assert tried_together(toy, monkeypatch) == []
+    edit(toy / "toy.py", ("class Counter:", "class Base:\n    step = 1\n\n\nclass Counter(Base):"),
+         ("self.seen += number", "self.seen += number * super().step"))  # fmt: skip
+    assert tried_together(toy, monkeypatch) == []
+
+
+def test_what_cannot_be_exchanged_is_proved_by_itself(toy, monkeypatch):
+    """A function that somebody keeps the code of; a wrong solution with another signature."""
+    if proofs.METHOD == "spawn":
+        pytest.skip("there is no safe fork here")
+    keeps = "def kept(f):\n    return type(f)(f.__code__, globals())\n\n\n"
+    edit(toy / "scale.py", ("@exercise", f"{keeps}@kept\n@exercise"))
+    edit(toy / "tests/wrong_forgets.py", ("self, number", "self, number=0"))
+    assert [title.partition(" (")[0] for title in tried_together(toy, monkeypatch)] == [
+        "the stub of scaled", "wrong_adds.py", "wrong_forgets.py"]  # fmt: skip
+
+
+def test_what_was_computed_while_importing_catches_nobody(toy):
+    """A test that compares with what the reference said would compare a learner's answer with itself."""
+    edit(toy / "tests/test_toy.py",
+         ("== [2, 4]", "== KNOWN"),
+         ("import prove\n", "import prove\n\nKNOWN = scaled([1, 2], 2)\n"))  # fmt: skip
+    assert starting(failing(toy), "wrong_adds.py (Adds where it should multiply.): passes all its tests")
+
+
 def test_what_an_exercise_lacks_is_named(toy):
     """A mark, a wrong solution, a hint; and marks, solutions and hints for what is no exercise."""
     edit(toy / "tests/test_toy.py", ('("scaled")\ndef test_scaled(', '("scald")\ndef test_scaled('))
