@@ -33,6 +33,7 @@ from phase04_advanced_inference.project11_speculative_decoding.rounds import Tex
 from phase04_advanced_inference.project12_dynamic_batching import batching, scheduler, slots
 from phase04_advanced_inference.project12_dynamic_batching.engine import Engine, SlotStore
 from phase04_advanced_inference.project13_paged_attention import paged_attention
+from phase05_quantization.project14_ptq import awq, gptq, integer, llm_int8, rtn
 
 START = [3, 5, 7, 9, 11, 13, 15, 17]  # what most prompts begin with
 PROMPTS = [[*START, 19], [*START, 19, 21, 23], [4], [*START, 18, 20], [*START, 19, 21, 23, 25], [30, 1, 4, 7]]
@@ -287,3 +288,39 @@ def test_same_logits_in_float32(name, kind, chunk):
         where = {} if kind == "counting" else {"positions": i + torch.arange(part.size(1))[None]}
         got.append(model(part, caches=caches, **where))
     close(torch.cat(got, dim=1), want, f"{name}, {kind}, in chunks of {chunk}", rtol=1e-5, atol=1e-5)
+
+
+# ---- with numbers rounded: not the same, and no further off than a bound ----
+
+
+def read(tokens):
+    """A calibration set: texts beside the one that is judged."""
+    draw = torch.Generator().manual_seed(1)
+    return [torch.randint(97, tokens.shape, generator=draw) for _ in range(4)]
+
+
+BYTES = integer.Chooser(("int_mm",))
+# name -> (how the model is changed, the largest share of the logits that may be lost)
+ROUNDED = {
+    "8 bits": (lambda model, tokens: rtn.apply(model, 8), 0.015),
+    "8 bits, tables too": (lambda model, tokens: rtn.apply_to_tables(rtn.apply(model, 8), 8), 0.02),
+    "8 bits, integers": (lambda model, tokens: integer.plug(rtn.apply(model, 8), BYTES), 0.02),
+    "8 bits, outliers apart": (lambda model, tokens: llm_int8.plug(rtn.apply(model, 8)), 0.02),
+    "4 bits": (lambda model, tokens: rtn.apply(model, 4, 16), 0.2),
+    "4 bits, zero points": (lambda model, tokens: rtn.apply(model, 4, 16, False), 0.15),
+    "4 bits, GPTQ": (lambda model, tokens: gptq.apply(model, read(tokens), 4, 16), 0.2),
+    "4 bits, AWQ": (lambda model, tokens: awq.apply(model, read(tokens), 4, 16), 0.2),
+}
+
+
+@pytest.mark.parametrize("name", ROUNDED)
+@torch.no_grad()
+def test_bounded_error(name):
+    """The logits differ, by a share of their size that is known beforehand."""
+    torch.manual_seed(0)
+    model, tokens = GPT(tiny()).eval(), torch.randint(97, (1, 23))
+    for p in model.parameters():
+        p.mul_(4 if p.dim() > 1 else 1)
+    want, (change, bound) = model(tokens), ROUNDED[name]
+    error = (change(model, tokens)(tokens) - want).norm() / want.norm()
+    assert 1e-4 < error <= bound, f"{name}: {error:.4f} of the logits are lost"
