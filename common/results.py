@@ -220,12 +220,16 @@ def band(values: Sequence[float]) -> dict[str, float]:
     return {"mean": mean, "sd": sd, "low": mean - half, "high": mean + half}
 
 
+SPEEDS = {"tokens_per_s", "mfu", "seconds", "peak_memory_bytes"}  # what a machine decides, and no seed
+
+
 def bands(runs: Mapping[int, Mapping[str, float]], **origin) -> dict[str, dict]:
-    """{metric: {mean, sd, low, high, seeds, **origin}} from {seed: metrics}; what is no number has no band.
+    """{metric: {mean, sd, low, high, seeds, **origin}} from {seed: metrics}; what is no number has no band, and
+    neither have SPEEDS.
 
     origin: machine, commit, corpus. UserError where the runs report different metrics, or none.
     """
-    names = [{name for name, _ in numbers(metrics)} for metrics in runs.values()]
+    names = [{name for name, _ in numbers(metrics)} - SPEEDS for metrics in runs.values()]
     if not names or not names[0] or any(other != names[0] for other in names):
         found = "; ".join(f"seed {seed}: {sorted(found)}" for seed, found in zip(runs, names, strict=True))
         raise UserError(f"the runs report different metrics, or none: {found}")

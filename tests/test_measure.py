@@ -92,7 +92,7 @@ def done(tmp_path):
 
 def test_runs_that_are_done_count(started, tmp_path, monkeypatch, done):
     losses(monkeypatch, lambda seed: 2.0 + seed / 10)
-    runs = (done(1, 9.0), done(7, 2.5))
+    runs = (done(1, 9.0), done(7, 2.5, overridden=["seed", "save"]))
     measure.Expect("1", "smoke", seeds=(0, 1), runs=runs)()
     band = json.loads((tmp_path / "project01_toy/results/expected.json").read_text())["smoke"]["val_loss"]
     assert sorted(band["seeds"]) == [0, 1, 7] and band["mean"] == pytest.approx((2.0 + 9.0 + 2.5) / 3)

@@ -109,6 +109,6 @@ def finished(folder: Path, card: Card, asked: Expect) -> tuple[int, dict]:
     ours = (card.folder.name, asked.script, asked.preset)
     if (theirs := tuple(result[key] for key in ("project", "script", "preset"))) != ours:
         raise UserError(f"{folder} is a run of {' '.join(theirs)}, not of {' '.join(ours)}")
-    if changed := set(result["overridden"]) - {"seed"}:
+    if changed := set(result["overridden"]) - {"seed", "save"}:  # where a model goes changes no figure
         raise UserError(f"{folder} was run with another {', '.join(sorted(changed))} than the preset's")
     return result["config"]["seed"], result

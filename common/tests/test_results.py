@@ -140,6 +140,11 @@ def test_band_is_four_deviations_or_one_per_cent():
         band([1.0, 1.0])
 
 
+def test_what_the_machine_decides_has_no_band():
+    runs = {seed: {"val_loss": 1.0 + seed, "tokens_per_s": 900.0, "mfu": 0.1} for seed in range(3)}
+    assert list(bands(runs)) == ["val_loss"]
+
+
 def test_bands_take_numbers_and_say_where_from():
     runs = {seed: {"val_loss": 1.9 + seed / 100, "text": "To be"} for seed in (3, 4, 5)}
     found = bands(runs, machine="Xeon", commit="abc")
