@@ -71,7 +71,7 @@ def test_pages_keep_their_promises(form, off):
 
 @pytest.mark.exercise("QuantizedStore.settle")
 def test_settle_by_hand():
-    """Five pages of 4, of which the first 13 tokens are old: three close, and their places are spare."""
+    """Five pages of 4, and the first 13 tokens are old: three close, and their places are spare."""
     store = made(blocks=8).store
     store.open(7, [1])
     store.reserve(7, 18)
@@ -84,7 +84,8 @@ def test_settle_by_hand():
     store.settle(7, 13)
     assert set(store.floating) == set(store.tables[7][3:]) and store.coded == set(store.tables[7][:3])
     assert len(store.spare) + len(store.floating) == len(store.layers[0].k)
-    after = [layer.floats(page, store.floating.get(page)) for layer in store.layers for page in store.tables[7]]
+    after = [layer.floats(page, store.floating.get(page))
+             for layer in store.layers for page in store.tables[7]]  # fmt: skip
     for (k, v), (mine_k, mine_v) in zip(before, after, strict=True):
         assert (k - mine_k).abs().max() < 0.02 and (v - mine_v).abs().max() < 0.02
     store.settle(7, 13)  # again: nothing
