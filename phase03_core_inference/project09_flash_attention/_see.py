@@ -138,22 +138,22 @@ def roofline(lab):
     """FLOP/s against FLOPs for each byte of memory traffic, under the roof of this machine."""
     H, D, top = lab.config.heads, lab.config.head_dim, lab.ceilings()
     fig, ((ax,),) = plots.figure(width=7.5)
-    x = [2**i for i in range(-1, 10)]
+    x = [2 ** (i / 8) for i in range(-8, 73)]
     roof = [min(top.fp32, top.read * i) / 1e9 for i in x]
     ax.plot(x, roof, color=plots.QUIET, label="the roof of this machine")
     found = {}
-    for i, T in enumerate(lab.lengths()[-3:]):
+    lengths = lab.lengths()[-3:]
+    for i, T in enumerate(lengths):
         sides = sides_of(*inputs(1, H, H, T, D, device=lab.device))
         for name, (flops, moved) in traffic(T, H, D, tiled.TILE).items():
             rate = flops / profiling.shortest(sides[name], lab.device, 0.2)
-            ax.plot(flops / moved, rate / 1e9, "o", color=COLOURS[name], markersize=8)
-            where = {"xytext": (8, 12 * i - 16), "textcoords": "offset points", "size": 10}
-            ax.annotate(f"{T:,}", (flops / moved, rate / 1e9), **where)
+            ax.plot(flops / moved, rate / 1e9, "o", color=COLOURS[name], markersize=5 + 3 * i, alpha=0.7)
             found |= {f"{name}, {T}: FLOPs per byte": flops / moved, f"{name}, {T}: GFLOP/s": rate / 1e9}
             lab.say(f"  {name}, {T:,} tokens: {flops / moved:.1f} FLOPs a byte, {rate / 1e9:.1f} GFLOP/s")
     ax.axvline(RIDGE, color=plots.COLOURS[3], linestyle=":", label="where an H200 stops waiting for memory")
+    sizes = ", ".join(f"{T:,}" for T in lengths)
     for name in ("materialised", "tiled"):
-        ax.plot([], [], "o", color=COLOURS[name], label=f"{name}, at so many tokens")
+        ax.plot([], [], "o", color=COLOURS[name], label=f"{name}, {sizes} tokens: small to large dots")
     ax.set(xscale="log", xlabel="FLOPs for each byte from or to memory", ylabel="GFLOP/s",
            ylim=(0, 1.9 * max(roof)))  # fmt: skip
     plots.legend(ax, loc="upper left")
