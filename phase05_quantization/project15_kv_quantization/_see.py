@@ -116,7 +116,7 @@ def position(lab) -> dict:
     ax.axvspan(k.size(2) - window, k.size(2), color=GRID)
     ax.set(title="Error of keys by place, and its bound (dotted); grey: the window", xlabel="position",
            ylabel="root mean square", yscale="log")  # fmt: skip
-    plots.legend(ax, loc="center left")
+    plots.legend(ax, loc="center", bbox_to_anchor=(0.5, 0.33), ncols=3)
     lab.save(fig, "position.png")
     return found
 

@@ -29,9 +29,16 @@ def model():
     return trained()
 
 
-def made(blocks=64, *, prefix=False, away=0, form=FORM, size=4, rows=4, step=12):
-    store = QuantizedStore(model(), blocks, size, form=form, away=away)
-    return Engine(model(), store, max_batch=rows, max_step_tokens=step,
+@functools.cache
+def untrained():
+    """Where it does not matter what is written."""
+    return GPT(tiny()).double().eval()
+
+
+def made(blocks=64, *, prefix=False, away=0, form=FORM, size=4, rows=4, step=12, of=None):
+    of = of or model()
+    store = QuantizedStore(of, blocks, size, form=form, away=away)
+    return Engine(of, store, max_batch=rows, max_step_tokens=step,
                   prefix=PrefixIndex(size) if prefix else None)  # fmt: skip
 
 
@@ -72,7 +79,7 @@ def test_pages_keep_their_promises(form, off):
 @pytest.mark.exercise("QuantizedStore.settle")
 def test_settle_by_hand():
     """Five pages of 4, and the first 13 tokens are old: three close, and their places are spare."""
-    store = made(blocks=8).store
+    store = made(blocks=8, of=untrained()).store
     store.open(7, [1])
     store.reserve(7, 18)
     for page in store.tables[7]:
@@ -163,7 +170,7 @@ def test_random_traffic(options):
 @pytest.mark.exercise("QuantizedStore.settle")
 def test_a_shared_page_has_its_scales_with_it():
     """A second text with the same beginning reads the very codes that the first one left."""
-    engine, ids = made(prefix=True, blocks=40), list(range(1, 22))
+    engine, ids = made(prefix=True, blocks=40, of=untrained()), list(range(1, 22))
     engine.generate([ids], Sampling(max_tokens=8, temperature=0))
     kept = sorted(engine.store.cached)
     assert len(kept) == 7 and engine.store.coded == set(kept)
@@ -178,7 +185,7 @@ def test_a_shared_page_has_its_scales_with_it():
 
 def test_swapped_pages_come_back_bit_equal():
     """Codes and floats, into other pages."""
-    store = made(blocks=12, away=12).store
+    store = made(blocks=12, away=12, of=untrained()).store
     store.open(1, [1])
     store.reserve(1, 15)
     for page in store.tables[1]:
@@ -203,7 +210,7 @@ def test_swapped_pages_come_back_bit_equal():
 @pytest.mark.exercise("QuantizedStore.settle")
 def test_is_on(monkeypatch):
     """Decoding makes codes, and reads them: where either raises, so does the engine."""
-    engine = made()
+    engine = made(of=untrained())
     engine.add([1, 2, 3], Sampling(max_tokens=20, temperature=0))
     for _ in range(14):
         engine.step()
