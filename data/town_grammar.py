@@ -14,7 +14,7 @@ from typing import NamedTuple
 
 from data import town_registers as registers
 from data.town_facts import COMBINED, FIRST_PERSON, QUESTIONS, SHORT, STATEMENTS, slots_of
-from data.town_fillers import FILLERS, SKY, article
+from data.town_fillers import FILLERS, PARTS, SKY, article
 from data.town_scene import PLOTS, capital
 from data.town_words import MONTHS, OTHER_TOWNS, VALUES
 from data.town_world import World
@@ -42,6 +42,9 @@ def patterns() -> dict[str, str]:
     months = "|".join(month for months in MONTHS.values() for month in months)
     own["date"] = rf"The \d\d?(?:st|nd|rd|th) of (?:{months})"
     fillers = {slot: any_of(values) for slot, values in FILLERS.items()}
+    # What is put together of two words, word by word: 2,310 odd things in 40 rules would take seconds.
+    fillers["odd"] = any_of(map(article, PARTS["odd_kind"])) + " " + any_of(PARTS["odd_thing"])
+    fillers["goods"] = f"(?:{any_of(PARTS['goods_kind'])} )?" + any_of(PARTS["goods_thing"])
     return {**own, **fillers, "town": any_of(("Tinytown", *OTHER_TOWNS))}
 
 
