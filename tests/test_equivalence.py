@@ -7,6 +7,7 @@ line in ROUTES, or a decorator around one.
 """
 
 from dataclasses import dataclass
+from functools import partial
 from types import SimpleNamespace
 
 import pytest
@@ -34,6 +35,9 @@ from phase04_advanced_inference.project12_dynamic_batching import batching, sche
 from phase04_advanced_inference.project12_dynamic_batching.engine import Engine, SlotStore
 from phase04_advanced_inference.project13_paged_attention import paged_attention
 from phase05_quantization.project14_ptq import awq, gptq, integer, llm_int8, rtn
+from phase05_quantization.project15_kv_quantization import kv_quant, paged_quant
+from phase05_quantization.project15_kv_quantization.bags import integer_scores
+from phase05_quantization.project15_kv_quantization.rows import Format
 
 START = [3, 5, 7, 9, 11, 13, 15, 17]  # what most prompts begin with
 PROMPTS = [[*START, 19], [*START, 19, 21, 23], [4], [*START, 18, 20], [*START, 19, 21, 23, 25], [30, 1, 4, 7]]
@@ -299,6 +303,36 @@ def read(tokens):
     return [torch.randint(97, tokens.shape, generator=draw) for _ in range(4)]
 
 
+def through(form, fn=attend):
+    """The model token by token through quantised caches, by an attend."""
+
+    def change(model, tokens):
+        caches = caches_for(model, partial(kv_quant.QuantizedCache, form=form), 1, tokens.size(1))
+        set_attend(model, fn)
+        return lambda tokens: torch.cat([model(part, caches=caches) for part in tokens.split(1, 1)], 1)
+
+    return change
+
+
+def through_pages(form, size):
+    """The model token by token through quantised pages."""
+
+    def change(model, tokens):
+        store = paged_quant.QuantizedStore(model, 8, size, form=form)
+        store.open(0, [0])
+
+        def logits(i):
+            assert store.reserve(0, i + 1)
+            step = SimpleNamespace(ids=(0,), positions=torch.tensor([[i]]))
+            return model(tokens[:, i : i + 1], positions=step.positions, caches=store.caches(step))
+
+        return lambda tokens: torch.cat([logits(i) for i in range(tokens.size(1))], 1)
+
+    return change
+
+
+CACHE_8, CACHE_4 = Format(8, 4, 2), Format(4, 8, 2)
+WHOLE = partial(kv_quant.read, product=integer_scores)
 BYTES = integer.Chooser(("int_mm",))
 # name -> (how the model is changed, the largest share of the logits that may be lost)
 ROUNDED = {
@@ -310,6 +344,11 @@ ROUNDED = {
     "4 bits, zero points": (lambda model, tokens: rtn.apply(model, 4, 16, False), 0.15),
     "4 bits, GPTQ": (lambda model, tokens: gptq.apply(model, read(tokens), 4, 16), 0.2),
     "4 bits, AWQ": (lambda model, tokens: awq.apply(model, read(tokens), 4, 16), 0.2),
+    "cache, 8 bits": (through(CACHE_8), 0.02),
+    "cache, 8 bits, codes": (through(CACHE_8, kv_quant.attend), 0.02),
+    "cache, 8 bits, integers": (through(CACHE_8, kv_quant.reading(WHOLE)), 0.03),
+    "cache, 4 bits, codes": (through(CACHE_4, kv_quant.attend), 0.2),
+    "pages, 8 bits": (through_pages(CACHE_8, 8), 0.02),
 }
 
 
