@@ -1,6 +1,5 @@
 """What rounding looks like from both sides; quality against bits; how steps and ranges move."""
 
-import numpy as np
 import torch
 
 from common import plots
@@ -34,40 +33,49 @@ def staircase(lab):
 def bits(lab):
     """8, 4, 3 and 2 bits: rounded once (the control as well), or trained so; loss and answers."""
     control = lab.trained()[0]
-    found = {"float": lab.base, "control": control}
-    rows = {"rounded": {}, "control, rounded": {}, "trained": {}}
-    for n in BITS:
-        rows["rounded"][n] = _tune.rounded(lab.base, n)
-        rows["control, rounded"][n] = _tune.rounded(control, n)
-        rows["trained"][n] = lab.trained(lab.coarse(n))[0]
+    ways = {"rounded": lambda n: _tune.rounded(lab.base, n).values(),
+            "GPTQ": lambda n: [_tune.by_gptq(lab.base, lab.town, lab.plan, n)],
+            "control, rounded": lambda n: _tune.rounded(control, n).values(),
+            "trained": lambda n: [lab.trained(lab.coarse(n))[0]]}  # fmt: skip
 
-    def judge(model):
+    def judge(models):
+        model = min(models, key=lab.loss)
         return lab.loss(model), lab.town.knows(model, lab.config.asked)
 
-    level = {name: judge(model) for name, model in found.items()}
-    points = {name: {n: judge(model) for n, model in row.items()} for name, row in rows.items()}
-    fig, (axes,) = plots.figure(1, 2, width=11)
-    labels = "nats a token of unseen pages", "right answers"
-    for i, (ax, label) in enumerate(zip(axes, labels, strict=True)):
-        for name, row in points.items():
-            ax.plot(range(len(row)), [value[i] for value in row.values()], "o-", label=name)
-        plots.level(ax, level["control"][i], "control, in float")
-        ax.set_xticks(range(len(BITS)), [str(n) for n in BITS])
-        ax.set(xlabel="bits of a weight", ylabel=label)
-    plots.legend(axes[0])
-    lab.save(fig, "bits.png")
-    for name, (loss, knows) in level.items():
-        lab.say(f"  {name:18}{'':8} {loss:.4f} nats   {knows:.0%}")
-    figures = {}
-    for name, row in points.items():
-        for n, (loss, knows) in row.items():
-            lab.say(f"  {name:18}{n} bits   {loss:.4f} nats   {knows:.0%}")
-            figures |= {f"{name}, {n}": loss, f"{name}, {n}, knows": knows}
+    level = {"float": judge([lab.base]), "control": judge([control])}
+    points = {name: {n: judge(way(n)) for n in BITS} for name, way in ways.items()}
+    figures = draw_bits(lab, level, points)
     for n in BITS:
         share = _tune.recovery(points["rounded"][n][0], level["float"][0], points["trained"][n][0],
                                level["control"][0])  # fmt: skip
         lab.say(f"  {n} bits: {share:.1%} of the damage recovered")
         figures[f"recovery, {n}"] = share
+    return figures
+
+
+def draw_bits(lab, level, points):
+    """The picture, and what it shows in figures."""
+    fig, ((left, right),) = plots.figure(1, 2, width=11)
+    for name, row in points.items():
+        plain = level["float" if name in ("rounded", "GPTQ") else "control"][0]
+        left.plot(range(len(row)), [loss - plain for loss, _ in row.values()], "o-", label=name)
+        right.plot(range(len(row)), [knows for _, knows in row.values()], "o-", label=name)
+    left.set_yscale("symlog", linthresh=0.01)
+    left.set(ylabel="what rounding costs, nats a token")
+    right.set(ylabel="right answers", ylim=(-0.03, 1.03))
+    plots.level(right, level["control"][1], "control, in float")
+    for ax in (left, right):
+        ax.set_xticks(range(len(BITS)), [str(n) for n in BITS])
+        ax.set(xlabel="bits of a weight")
+    plots.legend(left)
+    lab.save(fig, "bits.png")
+    for name, (loss, knows) in level.items():
+        lab.say(f"  {name:18}{'':8} {loss:.4f} nats   {knows:.0%}")
+    figures = {name: loss for name, (loss, _) in level.items()}
+    for name, row in points.items():
+        for n, (loss, knows) in row.items():
+            lab.say(f"  {name:18}{n} bits   {loss:.4f} nats   {knows:.0%}")
+            figures |= {f"{name}, {n}": loss, f"{name}, {n}, knows": knows}
     return figures
 
 
@@ -87,7 +95,7 @@ def scales(lab):
     lab.trained(lab.coarse(3), every=max(1, lab.config.steps // 20), on_eval=watch)
     fig, ((ax,),) = plots.figure(height=4.6)
     for kind, line in kinds.items():
-        low, middle, high = np.array(torch.stack(line)).T
+        low, middle, high = torch.stack(line).numpy().T
         (drawn,) = ax.plot(updates, middle, label=kind, linewidth=1.8)
         ax.fill_between(updates, low, high, alpha=0.08, color=drawn.get_color(), linewidth=0)
     ax.set(xlabel="update", ylabel="step, over where it began", title="3 bits: middle and middle 80 %")

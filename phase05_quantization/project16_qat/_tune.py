@@ -1,7 +1,7 @@
 """What the scripts share: TinyTown as batches and as a judge, a training, a model rounded without one."""
 
 import copy
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import islice
 
 import torch
@@ -14,7 +14,7 @@ from common.training import train
 from data.tinytown import TinyTown
 from phase01_foundation.project03_pretrain import probe
 from phase01_foundation.project03_pretrain.objectives import CausalLM
-from phase05_quantization.project14_ptq import rtn
+from phase05_quantization.project14_ptq import gptq, rtn
 
 LEARN, HELD = 1, 2  # streams of TinyTown's pages; the base model was trained on stream 0
 
@@ -110,8 +110,18 @@ def fit(model, town, plan, folder, *, every=0, on_eval=None, resume=False, say=l
 
 
 def rounded(model, bits, group=None):
-    """A copy of the model with its blocks rounded once, to nearest: what project 14 does first."""
-    return rtn.apply(copy.deepcopy(model), bits, group)
+    """{grid: a copy of the model, its blocks rounded once, to nearest}: both of project 14's grids.
+
+    What counts as its damage is that of the better one. At 2 bits absmax alone would be a straw man.
+    """
+    grids = {"absmax": True, "zero point": False}
+    return {name: rtn.apply(copy.deepcopy(model), bits, group, how) for name, how in grids.items()}
+
+
+def by_gptq(model, town, plan, bits, group=None):
+    """A copy rounded by GPTQ, which looks at 32 rows of the text that others are trained on."""
+    rows = town.batches(replace(plan, batch_size=32))(0)[0]
+    return gptq.apply(copy.deepcopy(model), list(rows.split(1)), bits, group)
 
 
 def recovery(ptq, fp, trained, control):

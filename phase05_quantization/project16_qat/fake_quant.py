@@ -13,7 +13,8 @@ training moves the weights to where the rounding does least harm. Three things m
 
 Letters here: R rows of a grid, each with a step of its own (a row of a matrix, or a group); n numbers in it.
 Jacob et al. 2018, 1712.05877; Bengio et al. 2013, 1308.3432 (straight through); Esser et al. 2020, 1902.08153
-(learned step size); Krishnamoorthi 2018, 1806.08342 (observers).
+(learned step size); Bhalgat et al. 2020, 2004.09576 (where it begins); Krishnamoorthi 2018, 1806.08342
+(observers).
 """
 
 import math
@@ -25,7 +26,8 @@ from common.errors import demand
 from common.exercise import exercise
 from phase05_quantization.project14_ptq.rtn import Grid, dequantize, qmax, quantize
 
-TINY = 2.0**-14  # the smallest step, and the smallest number that float16 holds with all its digits
+SMALLEST = 2.0**-14  # of the steps of weights: below it float16 has fewer digits
+TINY = 1e-12  # of the steps of inputs: a row of zeros has one too
 
 # ---- the naive version: one honest operation after the other, and autograd ---------------------------------
 
@@ -101,10 +103,22 @@ def gradients(dy, x, codes, step):
 # ---- learned steps -----------------------------------------------------------------------------------------
 
 
+def candidates(x, bits):
+    """Steps to begin with, x (R, n) -> each (R, 1): one that reaches the largest number, down to a tenth."""
+    reach = x.abs().amax(1, keepdim=True) / qmax(bits)
+    return [(reach * 10 ** (-i / 31)).clamp(min=SMALLEST) for i in range(32)]
+
+
 @exercise
+@torch.no_grad()
 def first_step(x, bits):
-    """Where a learned step begins: x (R, n) -> (R, 1), 2 · mean |x| / √qmax(bits) (Esser et al., 2.1)."""
-    return 2 * x.abs().mean(1, keepdim=True) / math.sqrt(qmax(bits))
+    """Where a learned step begins: x (R, n) -> (R, 1), for each row the candidate whose values lie nearest.
+
+    Nearest: the smallest sum of squares of naive(x, step, bits) - x, as in LSQ+ (Bhalgat et al. 2020, 3.2).
+    """
+    steps = torch.stack(candidates(x, bits))  # (32, R, 1)
+    errors = torch.stack([(naive(x, step, bits) - x).square().sum(1, keepdim=True) for step in steps])
+    return steps.gather(0, errors.argmin(0, keepdim=True))[0]
 
 
 @exercise
@@ -118,7 +132,7 @@ def gradient_scale(n, bits):
 
 
 class Kept(torch.autograd.Function):
-    """A step as it will be kept, rounded to float16 and not below TINY; any shape, in float32.
+    """A step as it will be kept, rounded to float16 and not below SMALLEST; any shape, in float32.
 
     Backwards straight through, times a factor. Rounded here already, so that training sees what is exported.
     """
@@ -126,7 +140,7 @@ class Kept(torch.autograd.Function):
     @staticmethod
     def forward(ctx, step, factor):
         ctx.factor = factor
-        return step.clamp(min=TINY).half().float()
+        return step.clamp(min=SMALLEST).half().float()
 
     @staticmethod
     def backward(ctx, dy):

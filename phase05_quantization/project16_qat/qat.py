@@ -227,7 +227,8 @@ def export(model):
     """Every FakeQuantLinear as codes, in place; return the model, noted for hub.save.
 
     UserError before freeze. With float inputs nothing of this project is left: it is a model of project 14,
-    and whatever reads and serves those serves it. Else hub.load(folder, restore={"project16_qat": qat.restore}) reads it.
+    and whatever reads and serves those serves it. Else
+    hub.load(folder, restore={"project16_qat": qat.restore}) reads it.
     """
     config = layers(model)[0].config
     swap(model, FakeQuantLinear, whole)

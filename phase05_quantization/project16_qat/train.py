@@ -114,9 +114,10 @@ def report(found, config, run):
     for name, figures in found.items():
         run.say(f"{name:34}" + "   ".join(f"{key} {value:.4f}" for key, value in figures.items()))
     loss = {name: figures["loss"] for name, figures in found.items()}
-    share = _tune.recovery(loss["rounded"], loss["float"], loss["trained"], loss["control"])
+    ptq = min(value for name, value in loss.items() if name.startswith("rounded"))
+    share = _tune.recovery(ptq, loss["float"], loss["trained"], loss["control"])
     run.say(f"recovery = 1 - (trained - control) / (rounded - float) = 1 - "
-            f"({loss['trained'] - loss['control']:+.4f}) / ({loss['rounded'] - loss['float']:+.4f}) = "
+            f"({loss['trained'] - loss['control']:+.4f}) / ({ptq - loss['float']:+.4f}) = "
             f"{share:.1%} at {config.bits} bits")  # fmt: skip
     return share
 
@@ -142,9 +143,9 @@ def main(config, run):
     made, curve = trained(base, town, config, run, config.rounding)
     made, equal = exported(made, town, config)
     assert equal, "the exported model gives other logits than the one that was trained"
-    grid = config.bits, config.group or None
-    sides = {"float": base, "rounded": _tune.rounded(base, *grid), "control": control,
-             "control, rounded": _tune.rounded(control, *grid), "trained": made}  # fmt: skip
+    once, later = (_tune.rounded(model, config.bits, config.group or None) for model in (base, control))
+    sides = {"float": base, **{f"rounded, {grid}": model for grid, model in once.items()}, "control": control,
+             **{f"control, rounded, {grid}": model for grid, model in later.items()}, "trained": made}
     found = {name: {"loss": town.loss(model, context)} for name, model in sides.items()}
     for name, model in sides.items():
         if config.asked:
@@ -152,10 +153,11 @@ def main(config, run):
     run.say("the exported model gives the logits of the trained one, to the last bit")
     metrics = {f"{name}: {key}": value for name, row in found.items() for key, value in row.items()}
     metrics["recovery"] = report(found, config, run)
-    for name in ("float", "rounded", "trained"):
+    for name in ("float", "rounded, absmax", "trained"):
         text = probe.write(sides[name], tokenizer, max_tokens=min(24, context // 2), seed=1)
         run.say(f"{name} writes: {' '.join(text.split())}")
-    levels = {name: found[name]["loss"] for name in ("float", "rounded")}
+    levels = {"float": found["float"]["loss"],
+              "rounded": min(found[f"rounded, {grid}"]["loss"] for grid in once)}
     title = f"{config.bits} bits: {metrics['recovery']:.0%} of the damage recovered"
     picture = draw({"control, in float": past, "rounded in training": curve}, levels, title)
     run.say(f"curves: {plots.save(picture, run.folder / 'qat.png')}")

@@ -179,9 +179,9 @@ def test_a_token_does_not_depend_on_its_neighbours():
     layer = FakeQuantLinear(nn.Linear(24, 5), QATConfig(4, 8, inputs="dynamic"))
     x = torch.randn(6, 3, 24)
     assert torch.equal(layer(x)[:1], layer(x[:1])) and layer(x).shape == (6, 3, 5)
+    layer = FakeQuantLinear(nn.Linear(24, 5), QATConfig(8, inputs="dynamic"))
     want = F.linear(x, layer.weight, layer.bias)
-    assert (layer(x) - want).norm() < 0.2 * want.norm()
-    assert (layer(x) - want).mean().abs() < 0.1 * layer.bias.abs().mean()
+    assert (layer(x) - want).norm() < 0.05 * want.norm()  # the bias is a third of it
 
 
 def test_gradients_reach_weights_steps_and_inputs():
