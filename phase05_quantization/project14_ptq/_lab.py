@@ -33,7 +33,7 @@ def method(name):
     return METHODS[name]
 
 
-def checked_model(named, say, device="cpu"):
+def plain_model(named, say, device="cpu"):
     """(folder, model in float32, tokenizer) of a model that nothing was done to."""
     folder = chain.find("base", named, say=say)
     return folder, hub.load(folder, device=device, dtype=torch.float32), tokenizers.load(folder)
