@@ -161,7 +161,7 @@ class Lab(explore.Album):
 
     def change(self, make):
         """How much more perplexity, as a share, than with the full cache. make(): caches."""
-        return float((surprise(self.model, self.pages, make()) - self.full).mean().exp() - 1)
+        return float((surprise(self.model, self.pages, make(), 16) - self.full).mean().exp() - 1)
 
     @property
     def two_bits(self):
@@ -170,7 +170,7 @@ class Lab(explore.Album):
 
     @cached_property
     def full(self):
-        return surprise(self.model, self.pages, caches_for(self.model, KVCache, *self.pages.shape))
+        return surprise(self.model, self.pages, caches_for(self.model, KVCache, *self.pages.shape), 64)
 
     def quantised(self, form):
         return lambda: caches_for(self.model, kind(form), *self.pages.shape)
