@@ -38,6 +38,7 @@ from phase05_quantization.project14_ptq import awq, gptq, integer, llm_int8, rtn
 from phase05_quantization.project15_kv_quantization import kv_quant, paged_quant
 from phase05_quantization.project15_kv_quantization.bags import integer_scores
 from phase05_quantization.project15_kv_quantization.rows import Format
+from phase05_quantization.project16_qat import qat
 
 START = [3, 5, 7, 9, 11, 13, 15, 17]  # what most prompts begin with
 PROMPTS = [[*START, 19], [*START, 19, 21, 23], [4], [*START, 18, 20], [*START, 19, 21, 23, 25], [30, 1, 4, 7]]
@@ -331,6 +332,19 @@ def through_pages(form, size):
     return change
 
 
+def coarse(**settings):
+    """The model as it trains with its rounding in place; exported, it is the same to the last bit."""
+
+    def change(model, tokens):
+        qat.apply(model, qat.QATConfig(**settings))
+        trains = qat.freeze(model)(tokens)
+        exported = qat.export(model)
+        assert torch.equal(exported(tokens), trains)
+        return exported
+
+    return change
+
+
 CACHE_8, CACHE_4 = Format(8, 4, 2), Format(4, 8, 2)
 WHOLE = partial(kv_quant.read, product=integer_scores)
 BYTES = integer.Chooser(("int_mm",))
@@ -344,6 +358,8 @@ ROUNDED = {
     "4 bits, zero points": (lambda model, tokens: rtn.apply(model, 4, 16, False), 0.15),
     "4 bits, GPTQ": (lambda model, tokens: gptq.apply(model, read(tokens), 4, 16), 0.2),
     "4 bits, AWQ": (lambda model, tokens: awq.apply(model, read(tokens), 4, 16), 0.2),
+    "4 bits, trained so": (coarse(bits=4, group=16), 0.2),
+    "4 bits, trained so, inputs in 8": (coarse(bits=4, group=16, inputs="dynamic"), 0.2),
     "cache, 8 bits": (through(CACHE_8), 0.02),
     "cache, 8 bits, codes": (through(CACHE_8, kv_quant.attend), 0.02),
     "cache, 8 bits, integers": (through(CACHE_8, kv_quant.reading(WHOLE)), 0.03),
