@@ -78,6 +78,7 @@ def skills(model, tokenizer, judged: int, splits=("held-out", "rephrased")) -> d
     """Every score of TinyTown's families, {"held-out: where": 0.9, ...}.
 
     in form: the share of replies of the form that was asked for. as text: knowledge asked without a template.
+    in pages: knowledge asked as the pages ask that a base model read, under their title.
     """
     found = {}
     for split in splits:
@@ -94,7 +95,10 @@ def skills(model, tokenizer, judged: int, splits=("held-out", "rephrased")) -> d
         found[f"{split}: in form"] = sum(formed) / len(formed)
     rows = [row for row in questions(judged, "held-out") if row["family"] in skill.KNOWLEDGE]
     as_text = skill.score(model, tokenizer, rows, ask=plain_prompt)
-    return found | {"knowledge as text": skill.macro(as_text, skill.KNOWLEDGE)}
+    pages = list(islice(TinyTown().questions("held-out", "knowledge", "plain"), 5 * judged))
+    in_pages = probe.exact(pages, probe.complete(model, tokenizer, [row["prompt"] for row in pages]))
+    found["knowledge as text"] = skill.macro(as_text, skill.KNOWLEDGE)
+    return found | {"knowledge in pages": in_pages}
 
 
 def table(before: dict[str, float], after: dict[str, float], guessed: dict[str, float]) -> list[str]:

@@ -132,8 +132,8 @@ def show(before, after, config, run):
         return
     guessed = _judge.chance(_judge.questions(config.judged, "held-out"))
     run.say("\n" + "\n".join(_judge.table(before, after, guessed)))
-    name = "knowledge as text"
-    run.say(f"knowledge, without a template {before[name]:7.0%} before {after[name]:8.0%} after")
+    for name, how in (("knowledge as text", "without a template"), ("knowledge in pages", "as pages ask")):
+        run.say(f"knowledge, {how:18} {before[name]:7.0%} before {after[name]:8.0%} after")
     path = plots.save(_judge.picture(before, after, guessed), run.folder / "before_after.png")
     run.say(f"\npicture: {path}")
 

@@ -40,7 +40,7 @@ def few_skills(model, tokenizer, judged, splits=("held-out", "rephrased")):
     """What `skills` gives, of one greedy token each."""
     names = [*_judge.REPORTED, "where", "knowledge", "follows", "in form"]
     found = {f"{split}: {name}": 0.5 for split in splits for name in names}
-    return found | {"knowledge as text": 0.25}
+    return found | {"knowledge as text": 0.25, "knowledge in pages": 0.5}
 
 
 # ---- the scripts ----
@@ -51,7 +51,8 @@ def test_smoke(small, home, capsys):
     run(train, "smoke", "--save", "--rows", 24)
     said = capsys.readouterr().out
     for words in ("24 rows to learn from", "0 malformed", "of which count", "step 0: val_loss", "before:",
-                  "perplexity of unseen pages", "rephrased", "guessing", "without a template"):  # fmt: skip
+                  "perplexity of unseen pages", "rephrased", "guessing", "without a template",
+                  "as pages ask"):  # fmt: skip
         assert words in said, f"the run did not say {words!r}"
     folder = home / "runs" / "project04_sft" / "smoke"
     assert (folder / "before_after.png").read_bytes().startswith(b"\x89PNG")
