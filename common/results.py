@@ -224,8 +224,8 @@ SPEEDS = {"tokens_per_s", "mfu", "seconds", "peak_memory_bytes"}  # what a machi
 
 
 def bands(runs: Mapping[int, Mapping[str, float]], **origin) -> dict[str, dict]:
-    """{metric: {mean, sd, low, high, seeds, **origin}} from {seed: metrics}; what is no number has no band, and
-    neither have SPEEDS.
+    """{metric: {mean, sd, low, high, seeds, **origin}} from {seed: metrics}; SPEEDS, and what is no number,
+    have no band.
 
     origin: machine, commit, corpus. UserError where the runs report different metrics, or none.
     """
