@@ -28,7 +28,7 @@ def tensor(lab) -> dict:
     for bits in (8, 4, 2):
         for name, ways in (("right", (WAYS[2], WAYS[1])), ("one scale", (WAYS[0], WAYS[0])),
                            ("axes swapped", (WAYS[1], WAYS[2]))):  # fmt: skip
-            make = lab.rounding(*(lambda x, way=way, bits=bits: rounded(x, bits, way) for way in ways))
+            make = lab.rounding(*(lambda x, *_, way=way, bits=bits: rounded(x, bits, way) for way in ways))
             found[f"{bits} bits, {name}"] = told(lab, f"{bits} bits, {name}", lab.change(make))
     return found
 
@@ -36,21 +36,21 @@ def tensor(lab) -> dict:
 def rope(lab) -> dict:
     """Keys rounded as the weights give them, and turned when they are read; or rounded after the turn."""
     found, losses = {}, {"before": [], "after": []}
-    T = lab.pages.size(1)
-    cos, sin = lab.model.rope(torch.arange(T, device=lab.device))
 
-    def before(k, bits):
-        turn = cos[:, : k.size(2)], sin[:, : k.size(2)]
-        back = rotate(k, (turn[0], -turn[1]))
-        return rotate(rounded(back, bits, WAYS[2]), turn)
+    def before(k, start, bits):
+        cos, sin = lab.model.rope(start + torch.arange(k.size(2), device=lab.device))
+        return rotate(rounded(rotate(k, (cos, -sin)), bits, WAYS[2]), (cos, sin))
+
+    def after(k, start, bits):
+        return rounded(k, bits, WAYS[2])
 
     for bits in (4, 2):
         for _, plain, k, _ in lab.seen:
             plain, k = whole(plain), whole(k)
             losses["before"].append(off(plain, rounded(plain, bits, WAYS[2])))
             losses["after"].append(off(k, rounded(k, bits, WAYS[2])))
-        for name, fn in (("before", before), ("after", lambda k, bits: rounded(k, bits, WAYS[2]))):
-            change = lab.change(lab.rounding(lambda k, fn=fn, bits=bits: fn(k, bits)))
+        for name, fn in (("before", before), ("after", after)):
+            change = lab.change(lab.rounding(lambda k, start, _, fn=fn, bits=bits: fn(k, start, bits)))
             found[f"{bits} bits, {name}"] = told(lab, f"{bits} bits, keys rounded {name} RoPE", change)
             found[f"{bits} bits, {name}, keys off"] = 100 * losses[name][-1]
     fig, ((ax,),) = plots.figure(width=7.5, height=4.0)
@@ -63,9 +63,9 @@ def rope(lab) -> dict:
     return found
 
 
-def with_scales_of_the_first(rows, bits):
-    """Rows (…, n, D, G) in the scales of their first group: what is beyond its range is cut off."""
-    first, top = quantize(rows[..., :1, :, :], bits), 2**bits - 1
+def with_scales_of(first, rows, bits):
+    """Rows (…, n, D, G) in the scales of others, (…, 1, D, G): what is beyond their range is cut off."""
+    first, top = quantize(first, bits), 2**bits - 1
     codes = ((rows - first.low.float()) / first.scale.float()).round().clamp(0, top).to(torch.uint8)
     scales = first.table[..., first.codes.size(-1) :].expand(*rows.shape[:-1], -1)
     return Rows(torch.cat((pack(codes, bits), scales), -1), bits)
@@ -74,9 +74,18 @@ def with_scales_of_the_first(rows, bits):
 def stale(lab) -> dict:
     """Scales of the first group for all that follow: quick to compute, and wrong where a text changes."""
     found = {}
+
+    def rounding(name, bits):
+        def on_keys(k, start, first):
+            first, rows = key_rows(first, 32), key_rows(k, 32)
+            own = name == "own scales"
+            return keys_of(dequantize(quantize(rows, bits) if own else with_scales_of(first, rows, bits)))
+
+        return lab.rounding(on_keys)
+
     for bits in (8, 4):
-        for name, fn in (("own scales", quantize), ("scales of the first", with_scales_of_the_first)):
-            make = lab.rounding(lambda k, fn=fn, bits=bits: keys_of(dequantize(fn(key_rows(k, 32), bits))))
+        for name in ("own scales", "scales of the first"):
+            make = rounding(name, bits)
             found[f"{bits} bits, {name}"] = told(lab, f"{bits} bits, keys in {name}", lab.change(make))
     return found
 

@@ -36,18 +36,25 @@ def surprise(model, tokens, caches, chunk=8):
 class Rounding(Cache):
     """A full cache that hands out rounded keys and values, but for the last `window`: for trying things out.
 
-    on_keys, on_values: functions of (B, K, S, D), S a multiple of `group`.
+    on_keys, on_values: fn(x, start, first), x (B, K, n * group, D) from position `start` on, once for all;
+    first (B, K, group, D): the very first ones, as they came.
     """
 
-    def __init__(self, on_keys, on_values=lambda v: v, group=32, window=32):
+    def __init__(self, on_keys, on_values=lambda v, *_: v, group=32, window=32):
         super().__init__()
-        self.on_keys, self.on_values, self.group, self.window = on_keys, on_values, group, window
+        self.ways, self.done, self.group, self.window = (on_keys, on_values), [None, None], group, window
 
     def update(self, k, v, positions):
         old = max(0, self.length - self.window) // self.group * self.group  # by the end of the last forward
-        k, v = super().update(k, v, positions)
-        pairs = (self.on_keys, k), (self.on_values, v)
-        return tuple(torch.cat((fn(x[:, :, :old]), x[:, :, old:]), 2) if old else x for fn, x in pairs)
+        return tuple(self.rounded(i, x, old) for i, x in enumerate(super().update(k, v, positions)))
+
+    def rounded(self, i, x, old):
+        """x (B, K, S, D) with its first `old` tokens rounded."""
+        done = x[:, :, :0] if self.done[i] is None else self.done[i]
+        if old > done.size(2):
+            new = self.ways[i](x[:, :, done.size(2) : old], done.size(2), x[:, :, : self.group])
+            done = self.done[i] = torch.cat((done, new), 2)
+        return torch.cat((done, x[:, :, old:]), 2)
 
 
 # ---- a model that looks things up: an induction head, wired by hand ----

@@ -189,7 +189,7 @@ def recall(lab) -> dict:
         ways[name] = lambda size, form=form: caches_for(model, kind(form), len(prompts), size)
     for way in WAYS:
         ways[f"4 bits, keys with {way}"] = lambda size, way=way: lab.rounding(
-            lambda k: rounded(k, 4, way), of=model)()  # fmt: skip
+            lambda k, *_: rounded(k, 4, way), of=model)()  # fmt: skip
     for name, make in ways.items():
         found[name] = score(make)
         lab.say(f"  {name:34} {found[name]:4.0%} of {len(prompts)} facts, {lab.config.far} tokens back")

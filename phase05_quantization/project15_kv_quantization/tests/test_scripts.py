@@ -15,7 +15,7 @@ from common.proofs import prove
 from common.trial import model_folder, refused, run
 from phase03_core_inference.project08_kv_cache.kv_cache import KVCache, caches_for
 from phase05_quantization.project15_kv_quantization import bench, explore, generate, kv_quant
-from phase05_quantization.project15_kv_quantization._break import with_scales_of_the_first
+from phase05_quantization.project15_kv_quantization._break import with_scales_of
 from phase05_quantization.project15_kv_quantization._lab import (
     Rounding,
     answers,
@@ -127,7 +127,7 @@ def test_surprise_through_a_cache_is_surprise():
     want = F.cross_entropy(model(tokens)[:, :-1].transpose(1, 2), tokens[:, 1:], reduction="none")
     for chunk in (1, 7, 40):
         torch.testing.assert_close(surprise(model, tokens, caches_for(model, KVCache, 2, 40), chunk), want)
-    cache, x = Rounding(torch.zeros_like, group=4, window=5), torch.ones(1, 1, 30, 2)
+    cache, x = Rounding(lambda k, *_: 0 * k, group=4, window=5), torch.ones(1, 1, 30, 2)
     cache.update(x[:, :, :20], x[:, :, :20], torch.arange(20))
     k, v = cache.update(x[:, :, 20:], x[:, :, 20:], torch.arange(20, 30))
     assert k[0, 0, :, 0].tolist() == [0.0] * 12 + [1.0] * 18 and (v == 1).all()
@@ -138,7 +138,7 @@ def test_stale_scales_cut_off():
     rows = torch.randn(1, 3, 4, 16, generator=torch.Generator().manual_seed(0))
     rows[:, 1] = rows[:, 0]
     rows[:, 2] = 10 * rows[:, 0]
-    stale = kv_quant.dequantize(with_scales_of_the_first(rows, 8))
+    stale = kv_quant.dequantize(with_scales_of(rows[:, :1], rows, 8))
     assert torch.equal(stale[:, :2], kv_quant.dequantize(quantize(rows, 8))[:, :2])
     assert stale[:, 2].abs().max() <= rows[:, 0].abs().max() * 1.01
 
