@@ -76,19 +76,21 @@ def batch(lab):
               "observed, then frozen": lab.coarse(8, inputs="static"),
               "a step for the batch": dressed(Neighbours, 8, inputs="dynamic")}  # fmt: skip
     found = {}
-    for name, dress in inputs.items():
+    fig, ((ax,),) = plots.figure(height=3.8)
+    for width, (name, dress) in zip((5, 2, 1), inputs.items(), strict=True):
         model = dress(copy.deepcopy(lab.base)).eval()
         qat.calibrate(model, [rows])
         qat.freeze(model)
         alone, beside = model(rows[:1]), model(rows)[:1]
-        far = (alone - beside).abs().max().item()
+        apart = (alone - beside).abs().amax(-1)[0].cpu()  # (T,)
+        far = apart.max().item()
+        ax.plot(apart, label=name, linewidth=width)
         other = (alone.argmax(-1) != beside.argmax(-1)).float().mean().item()
         lab.say(f"  {name}: logits up to {far:.2g} apart, {other:.1%} of the likeliest tokens differ")
         found |= {f"{name}, logits": far, f"{name}, tokens": other}
-    fig, ((ax,),) = plots.figure(height=3.8)
-    names = list(inputs)
-    ax.bar(names, [max(found[f"{name}, logits"], 1e-7) for name in names], color=plots.COLOURS[:3], width=0.6)
-    ax.set(yscale="log", ylabel="logits, alone and beside seven rows", ylim=(1e-7, None))
+    ax.set(xlabel="token", ylabel="logits alone and beside others,\nat most apart")
+    ax.set_ylim(top=1.5 * max(ax.get_ylim()[1], 1e-3))
+    plots.legend(ax, loc="upper left")
     lab.save(fig, "batch.png")
     return found
 

@@ -12,7 +12,7 @@ BITS = (8, 4, 3, 2)
 
 def staircase(lab):
     """Three bits: what goes forward, and the slopes that are sent back to the number and to its step."""
-    x, step = torch.linspace(-5, 5, 2001)[:, None], torch.ones(2001, 1)
+    x, step = torch.linspace(-6, 6, 2401)[:, None], torch.ones(2401, 1)
     value = naive(x, step, 3)
     dx, dstep = gradients(torch.ones_like(x), x, value.to(torch.int8), step)
     fig, ((left, right),) = plots.figure(1, 2, width=11)
@@ -20,13 +20,13 @@ def staircase(lab):
     left.plot(x, dx, label="slope that is sent back")
     left.plot(x, torch.zeros_like(x), label="its true slope, almost everywhere", color=plots.COLOURS[6],
               linewidth=1, linestyle=":")  # fmt: skip
-    left.set(xlabel="number, in steps", ylabel="value, in steps", ylim=(-4, 6))
+    left.set(xlabel="number, in steps", ylabel="value, in steps", ylim=(-4.6, 6.6))
     right.plot(x, dstep, color=plots.COLOURS[2])
-    right.set(xlabel="number, in steps", title="slope that is sent to the step")
-    plots.legend(left)
+    right.set(xlabel="number, in steps", ylabel="slope that is sent to the step", ylim=(-4.6, 3.6))
+    plots.legend(left, loc="upper left")
     lab.save(fig, "staircase.png")
-    lab.say(f"  {dx.mean():.0%} of the slopes to the number are 1; beyond the last code the step is asked to "
-            f"grow by {dstep.max():.0f} for each unit of the gradient")  # fmt: skip
+    lab.say(f"  the slope to the number is 1 on {dx.sum() / 200:.0f} of 12 steps; that to the step is at "
+            f"most half there, and {dstep.min():.0f} and {dstep.max():.0f} beyond")  # fmt: skip
     return {"through": dx.mean().item(), "step": dstep.max().item()}
 
 
@@ -109,7 +109,7 @@ def scales(lab):
 @torch.no_grad()
 def ranges(lab):
     """One input, batch after batch: its own range, the widest so far, and an average that forgets."""
-    seen, layer = [], lab.base.blocks[-1].ffn.w_down
+    seen, sizes, layer = [], [], lab.base.blocks[-1].ffn.w_down
     watched = {"widest so far": Observer(), "average, a tenth of the way": Observer(0.1)}
     hook = layer.register_forward_hook(lambda m, inputs, y: seen.append(inputs[0]))
     batch_at, lines = lab.town.batches(lab.plan), {"this batch": []} | {name: [] for name in watched}
@@ -117,6 +117,7 @@ def ranges(lab):
         lab.base(batch_at(i)[0])
         x = seen.pop()
         lines["this batch"].append(x.abs().max().item())
+        sizes.append(x.abs().median().item())
         for name, observer in watched.items():
             observer.to(x.device).see(x)
             lines[name].append(max(-observer.low.item(), observer.high.item()))
@@ -128,5 +129,8 @@ def ranges(lab):
     ax.set(xlabel="batch", ylabel="largest input of the last w_down", ylim=(0, None))
     plots.legend(ax, loc="lower right")
     lab.save(fig, "ranges.png")
-    lab.say("  " + ", ".join(f"{name} {line[-1]:.3g}" for name, line in lines.items()))
-    return {name: line[-1] for name, line in lines.items()}
+    found = {name: line[-1] for name, line in lines.items()} | {"middle number": sizes[-1]}
+    lab.say("  " + ", ".join(f"{name} {value:.3g}" for name, value in found.items()))
+    step = watched["widest so far"].step().item()
+    lab.say(f"  a step of 8 bits: {step:.3g}, {step / sizes[-1]:.1f} times the middle number")
+    return found
