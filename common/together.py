@@ -2,7 +2,8 @@
 
 Importing a project and its tests anew for each proof, as `common/nursery.py` does, costs more than the tests.
 Here that is done once; then a child is forked for each proof, which puts other code into the function that
-the proof is about and runs the tests. A function stays the same object, whatever name others know it by.
+the proof is about and runs the tests, those that are soon done first. A function stays the same object,
+whatever name others know it by. What the reference imports late is imported for all after it.
 
 What is imported is the project with the bodies of its exercises cut out; those of the reference follow when
 all is collected. So nothing that stands in a file of tests can have been computed by the reference, which
@@ -22,6 +23,7 @@ import gc
 import inspect
 import json
 import sys
+from contextlib import suppress
 from itertools import zip_longest
 from multiprocessing import get_context
 from pathlib import Path
@@ -51,7 +53,11 @@ class Together:
         gc.freeze()
         reference, *others = self.jobs
         self.child(session, reference)
-        if seconds := passed(Path(reference["report"])):
+        if events := passed(Path(reference["report"])):
+            for module in events[-1]["modules"]:
+                nursery.preload(module, [])
+            gc.freeze()
+            seconds = seconds_of(events)
             for job in others:
                 self.child(session, {**job, "tests": quickest_first(job["tests"], seconds)})
         return True
@@ -72,6 +78,7 @@ class Together:
             if not known or not exchange(place, job["name"], Path(place).read_bytes(), self.reference[place]):
                 return
         recorder, items = Recorder(Path(job["report"]), job["tests"]), list(session.items)
+        before = set(sys.modules)
         recorder.pytest_collection_modifyitems(items)
         session.config.pluginmanager.register(recorder)
         session.config.option.maxfail = int("-x" in job["options"])
@@ -80,7 +87,12 @@ class Together:
             session.config.hook.pytest_runtest_protocol(item=item, nextitem=following)
             if session.shouldfail or session.shouldstop:
                 break
-        recorder.write("finished", status=int(session.testsfailed > 0) if items else 5)
+        late = [module for module in sys.modules if module not in before and not self.ours(module)]
+        recorder.write("finished", status=int(session.testsfailed > 0) if items else 5, modules=late)
+
+    def ours(self, module: str) -> bool:
+        """Of a folder in which files are laid: not to be imported before the tests ask for it."""
+        return module.partition(".")[0] in {place.partition("/")[0] for place in self.names}
 
 
 def exchange(place: str, name: str, source: bytes, reference: bytes) -> bool:
@@ -113,8 +125,12 @@ def module_of(place: str) -> str:
 
 
 def signature(source: bytes, name: str) -> str:
-    """A function's parameters and their defaults, as written."""
-    return next(ast.dump(node.args) for found, node in stubs.named(ast.parse(source), "") if found == name)
+    """A function's parameters and their defaults, as written; without annotations."""
+    parameters = next(node.args for found, node in stubs.named(ast.parse(source), "") if found == name)
+    for node in ast.walk(parameters):
+        if isinstance(node, ast.arg):
+            node.annotation = None
+    return ast.dump(parameters)
 
 
 def code_of(code: CodeType, name: str) -> CodeType:
@@ -124,16 +140,20 @@ def code_of(code: CodeType, name: str) -> CodeType:
     return code
 
 
-def passed(report: Path) -> dict[str, float]:
-    """The seconds of each test of the reference; none where it does not pass them all."""
+def passed(report: Path) -> list[dict]:
+    """What was reported of the reference; nothing where it did not come to its end or failed a test."""
     events = [json.loads(line) for line in report.read_text(encoding="utf-8").splitlines()]
+    failed = any(event.get("outcome") == "failed" for event in events)
+    return events if events and events[-1]["event"] == "finished" and not failed else []
+
+
+def seconds_of(events: list[dict]) -> dict[str, float]:
+    """What each test took, all its cases together."""
     seconds: dict[str, float] = {}
     for event in (event for event in events if event["event"] == "end"):
-        if event["outcome"] == "failed":
-            return {}
         test = function_of(event["test"])
         seconds[test] = seconds.get(test, 0.0) + event["seconds"]
-    return seconds if events and events[-1]["event"] == "finished" else {}
+    return seconds
 
 
 def quickest_first(tests: list[str], seconds: dict[str, float]) -> list[str]:
@@ -150,12 +170,22 @@ def quickest_first(tests: list[str], seconds: dict[str, float]) -> list[str]:
     return sorted(tests, key=place)
 
 
+def first_failure_will_do() -> None:
+    """Have hypothesis look for no smaller failure: any proves as much."""
+    with suppress(ImportError):
+        from hypothesis import Phase, settings
+
+        settings.register_profile("proofs", phases=[Phase.explicit, Phase.generate], database=None)
+        settings.load_profile("proofs")
+
+
 def main(path: Path) -> int:
     """Import, cut, collect, and do the jobs; none of them where a file was imported before it was cut."""
     plan = json.loads(path.read_text(encoding="utf-8"))
     for module, names in plan["imports"]:
         nursery.preload(module, names)
     sys.dont_write_bytecode = True
+    first_failure_will_do()
     if any(module_of(place) in sys.modules for place in plan["cut"]):
         return 0
     together = Together(plan)

@@ -14,6 +14,7 @@ import re
 import sysconfig
 from collections import deque
 from collections.abc import Iterable, Iterator
+from functools import cache
 from pathlib import Path
 from pydoc_data.topics import topics
 
@@ -41,6 +42,7 @@ WORD = re.compile(r"[\"'(\[]*[A-Za-z]+(?:['/-][A-Za-z]+)*[\])\"'.,;:!?]*")
 ENGLISH = re.compile(r"\b(?:the|a|an|of|to|this|that|are|be|by|it|its|which|on|has|have|can|will)\b", re.I)
 
 
+@cache
 def text() -> str:
     """The whole corpus, about 1.3 MB of ASCII: paragraphs apart by one empty line, in a fixed mixed order."""
     return "\n\n".join(documents()) + "\n"

@@ -1,20 +1,21 @@
 """The experiments and the bench, at their smallest."""
 
-import json
-
-from common.trial import refused, run
-from phase01_foundation.project03_pretrain import bench, explore
+from common.trial import metrics, refused, run
+from phase01_foundation.project03_pretrain import _compare, _knowledge, bench, explore
 
 
-def test_smoke_of_explore(home, capsys):
-    """Every experiment runs, says what it found, and leaves its picture."""
-    run(explore, "smoke")
+def test_smoke_of_explore(home, capsys, monkeypatch):
+    """Every experiment runs, says what it found, and leaves its picture; smaller still than the preset."""
+    monkeypatch.setattr(_compare, "WIDTHS", (8, 16, 24, 32))
+    monkeypatch.setattr(_compare, "PREDICTED", 40)
+    monkeypatch.setattr(_knowledge.Town.knows, "__defaults__", (4,))  # questions
+    run(explore, "smoke", "--knowledge", 2048)
     said, folder = capsys.readouterr().out, home / "runs" / "project03_pretrain" / "explore-smoke"
     pictures = {"activations", "objectives", "optimizers", "scaling", "texts", "sources", "knowledge"}
     assert {path.stem for path in folder.glob("*.png")} >= pictures
     for name in explore.EXPERIMENTS:
         assert f"{name}: " in said, f"{name} said nothing"
-    found = json.loads((folder / "result.json").read_text())["metrics"]
+    found = metrics(folder)
     assert found["sources: real, judged on real"] > 0 and found["scaling: alpha"] > 0
 
 

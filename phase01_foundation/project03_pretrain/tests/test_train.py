@@ -209,6 +209,7 @@ def on_a_rank(rank, world, config, place, folder, home):
     """What one process of a group does: the run with DDP and again with FSDP2, and what came out of each."""
     os.environ["THIRTY_HOME"] = home
     os.chdir(home)
+    train.EVALUATED = 1024
     tokenizer, found = tokenizers.load(place), {}
     text = _text.Text(tokenizer, *_text.read_tokens("own.txt", 0, tokenizer), "own.txt")
     for name, shard in (("DDP", False), ("FSDP2", True)):
