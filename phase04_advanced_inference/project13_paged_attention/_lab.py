@@ -20,6 +20,13 @@ def lengths_of(count, *, median, longest, seed=0):
     return [min(longest, max(1, round(median * rng.lognormvariate(0, 1)))) for _ in range(count)]
 
 
+def over_lives(lengths, size):
+    """(mean tokens held, share of taken room that is empty) while texts grow from one token to these lengths,
+    in blocks of `size`."""
+    held = [n for length in lengths for n in range(1, length + 1)]
+    return sum(held) / len(held), paged_waste(held, size)
+
+
 def plain(n, seed=0, temperature=0.0):
     """Exactly n tokens."""
     return Sampling(max_tokens=n, temperature=temperature, seed=seed, ignore_eos=True)

@@ -8,8 +8,8 @@ from common import plots
 from common.plots import COLOURS, GRID, QUIET
 from phase04_advanced_inference.project10_prompt_caching.prefix_cache import PrefixIndex
 
-from ._lab import WatchedPages, WatchedSlots, busy_part, served
-from .block_manager import BlockManager, expected_waste, reserved_waste, shared_savings
+from ._lab import WatchedPages, WatchedSlots, busy_part, over_lives, served
+from .block_manager import BlockManager, blocks_for, expected_waste, reserved_waste, shared_savings
 
 
 def colour_of(id):
@@ -39,8 +39,9 @@ def film(lab) -> dict:
     frames = store.films
     title = f"{len(requests)} texts in {blocks} blocks of 4: a colour a text"
     lab.save(film_picture(frames, blocks, title), "film.png")
-    lab.keep(plots.animate(lambda i: page(frames[i], i, blocks), len(frames), lab.run.folder / "film.gif",
-                           seconds=0.15))  # fmt: skip
+    steps = range(0, len(frames), -(-len(frames) // lab.config.frames))
+    lab.keep(plots.animate(lambda i: page(frames[steps[i]], steps[i], blocks), len(steps),
+                           lab.run.folder / "film.gif", seconds=0.15))  # fmt: skip
     return {"steps": float(len(frames)), "left over": float(len(store.tables))}
 
 
@@ -100,15 +101,9 @@ def waste(lab) -> dict:
 def sizes(lab) -> dict:
     """Small blocks waste less and share more; what speaks against blocks of one token?"""
     lengths = [len(ids) + n for ids, n in lab.requests(400)]
-    found, every = [], (1, 2, 4, 8, 16, 32, 64, 128, 256)
-    for size in every:
-        blocks = [-(-n // size) for n in lengths]
-        # while it grows a text has every length once: average over its life
-        held, taken = sum(n * (n + 1) / 2 for n in lengths), sum(
-            size * size * b * (b - 1) / 2 + (n - size * (b - 1)) * size * b
-            for n, b in zip(lengths, blocks, strict=True))  # fmt: skip
-        found.append(1 - held / taken)
-    mean = held / sum(lengths)
+    every = (1, 2, 4, 8, 16, 32, 64, 128, 256)
+    means, found = zip(*(over_lives(lengths, size) for size in every), strict=True)
+    mean = means[0]
     fig, axes = plots.figure(1, 2, width=8.5, height=3.4)
     axes[0, 0].plot(every, [100 * x for x in found], "o", label="counted")
     axes[0, 0].plot(every, [100 * expected_waste(mean, size) for size in every], label="formula")
@@ -125,16 +120,18 @@ def sizes(lab) -> dict:
 
 
 def counted_savings(count, shared, total, size):
-    """The same in tables of a BlockManager: the share of blocks that sharing saves."""
-    manager = BlockManager(count * -(-total // size), size)
+    """What `shared_savings` says, counted in tables of a BlockManager: after 1, 2, … `count` texts."""
+    alone, found = blocks_for(total, size), []
+    manager = BlockManager(count * alone, size)
     manager.prefix = PrefixIndex(size)
     for i in range(count):
-        own = range(10_000 * (i + 1), 10_000 * (i + 1) + total - shared)
-        ids = [*range(shared), *own]
+        ids = [*range(shared), *range(10_000 * (i + 1), 10_000 * (i + 1) + total - shared)]
         manager.open(i, ids)
         manager.reserve(i, total)
         manager.keep(i, ids)
-    return len(manager.free) / len(manager.refs)
+        taken = len(manager.refs) - len(manager.free)
+        found.append(1 - taken / ((i + 1) * alone))
+    return found
 
 
 def sharing(lab) -> dict:
@@ -142,7 +139,8 @@ def sharing(lab) -> dict:
     counts, found = (1, 2, 3, 5, 10, 20, 50, 100), {}
     fig, ((ax,),) = plots.figure(width=7.5, height=3.8)
     for size, colour in ((8, COLOURS[0]), (16, COLOURS[1]), (64, COLOURS[2])):
-        found[size] = [counted_savings(n, 200, 1000, size) for n in counts]
+        every = counted_savings(max(counts), 200, 1000, size)
+        found[size] = [every[n - 1] for n in counts]
         ax.plot(counts, [100 * x for x in found[size]], "o", color=colour, label=f"counted, blocks of {size}")
         ax.plot(counts, [100 * shared_savings(n, 200, 1000, size) for n in counts], color=colour, linewidth=1)
     plots.level(ax, 20, "200 of 1,000")

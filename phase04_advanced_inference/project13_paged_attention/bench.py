@@ -2,6 +2,8 @@
 
 import statistics
 import time
+from functools import partial
+from itertools import islice
 
 import torch
 import torch.nn.functional as F
@@ -12,7 +14,7 @@ from common.model import GPT, ModelConfig, attend, set_attend
 
 from . import paged_attention
 from ._gpu import bench_gpu
-from ._lab import WatchedPages, WatchedSlots, blank, busy_part, lengths_of, served
+from ._lab import WatchedPages, WatchedSlots, blank, busy_part, lengths_of, over_lives, served
 from ._see import counted_savings
 from .block_manager import BlockManager, blocks_for, expected_waste, shared_savings
 from .paged_attention import PagedStore, View, gathered, paged
@@ -36,33 +38,40 @@ def bench_memory(b):
     right = served(slots, model, asked, max_batch=rows)[1]
     answers = served(pages, model, asked, max_batch=16 * rows)[1]
     one, two = busy_part(slots.log), busy_part(pages.log)
-    empty = statistics.fmean(row[3] for row in two)
+    empty, reserved = (statistics.fmean(row[3] for row in log) for log in (two, one))
     mean = sum(row[1] for row in two) / sum(row[0] for row in two)
-    expected, reserved = expected_waste(mean, size), statistics.fmean(row[3] for row in one)
+    expected = expected_waste(mean, size)
     settings = {"requests": len(asked), "longest": longest, "block": size, "tokens of memory": rows * longest,
-                "mean tokens held": mean, "empty when reserved": reserved}  # fmt: skip
-    b.claim("waste", "At most 4 % of the room that running texts take is empty", headline=True,
-            unit="of the room", better="lower", goal=("<=", 0.04), prediction=expected, settings=settings,
-            measured=values("paged", [empty], "reserved", [reserved]),
-            why="only the last block of a text is not full; reserved rooms are as long as the longest")
-    b.claim("formula", "That is at most 1.1 times the formula (size - 1) / 2 tokens a text", unit="times",
-            better="lower", goal=("<=", 1.1), measured=values("paged", [empty / expected]), settings=settings,
-            why="lengths fall alike on all places of a block")
-    most, fits = statistics.fmean(row[0] for row in two), statistics.fmean(row[0] for row in one)
+                "tokens a running text holds, mean": mean, "empty where the longest is reserved": reserved,
+                **by_length(size)}  # fmt: skip
+    b.claim("waste", f"Of the room that running texts take, which hold {mean:.0f} tokens on average, at most "
+            f"4 % is empty in blocks of {size}", headline=True, unit="of the room", better="lower",
+            goal=("<=", 0.04), prediction=expected, settings=settings, measured=values("paged", [empty]),
+            only=f"from {12 * (size - 1)} tokens a text on", why="only the last block of a text is not full: "
+            "(size - 1) / 2 places, however long the text is")  # fmt: skip
+    b.claim("formula", "That is at most 1.1 times the formula, (size - 1) / 2 empty places a text", goal=(
+            "<=", 1.1), unit="times", better="lower", measured=values("paged", [empty / expected]),
+            settings=settings, why="lengths fall alike on all places of a block")  # fmt: skip
+    most, fits = (statistics.fmean(row[0] for row in log) for log in (two, one))
     b.claim("concurrent", "At least twice as many texts run at a time in the same memory", unit="texts",
             better="higher", goal=(">=", 2), measured=values("paged", [most], "reserved", [fits]),
-            settings=settings, prediction=fits * longest / mean,
-            why="a text takes what it holds, not the longest that may come")
+            settings=settings, prediction=longest / mean * (1 - expected),
+            why="a text takes what it holds, not the longest that may come")  # fmt: skip
     b.claim("equal", "The tokens are those of the contiguous slots", unit="answers that differ",
             better="lower", goal=("==", 0), settings={"requests": len(asked)},
             measured=values("paged", [float(sum(x != y for x, y in zip(answers, right, strict=True)))]),
-            why="the tests hold it in float64, with forks, cancellations and preemptions")
+            why="the tests hold it in float64, with forks, cancellations and preemptions")  # fmt: skip
+
+
+def by_length(size):
+    """What is empty while a text grows to these lengths, counted; the last is PROJECTS' own case."""
+    return {f"empty while it grows to {n} tokens": over_lives([n], size)[1] for n in (30, 100, 360, 1000)}
 
 
 def bench_sharing(b):
     """A common beginning, and forks."""
     count, shared, total = 100, 200, 1000
-    saved = {size: counted_savings(count, shared, total, size) for size in (8, 16, 64)}
+    saved = {size: counted_savings(count, shared, total, size)[-1] for size in (8, 16, 64)}
     b.claim("sharing", "100 texts of 1,000 tokens with 200 in common save 19.8 % of their blocks",
             unit="of the blocks", better="higher", goal=(">=", 0.198 - 1e-9), bound=shared / total,
             measured=values("blocks of 8", [saved[8]]), prediction=shared_savings(count, shared, total),
@@ -84,42 +93,75 @@ def bench_sharing(b):
             why="only the block that is written into is copied")
 
 
-def contest(b, S):
-    """One decode of B rows that hold S tokens each, in every layout: {name: call}."""
-    B, H, K, D = b.pick(smoke=(2, 4, 2, 16), quick=(16, 4, 2, 64), full=(16, 4, 2, 64))
-    draw = torch.Generator().manual_seed(0)
-    k, v = (torch.randn(B, K, S, D, generator=draw) for _ in "kv")
-    q, positions = torch.randn(B, H, 1, D, generator=draw), torch.full((B, 1), S - 1)
-    sides = {"contiguous": lambda: F.scaled_dot_product_attention(q, k, v, enable_gqa=True)}
-    for size in (1, 16, 64):
-        tables = torch.randperm(B * S // size, generator=draw).view(B, -1)
-        view, pools = View(tables.tolist(), size, positions), []
-        for x in (k, v):
-            pools.append(torch.empty(B * S, K, D))
-            pools[-1][view.all] = x.transpose(1, 2)
-        sides[f"paged, {size}"] = lambda pools=pools, view=view: paged(q, *pools, view)
+def contest(b, lengths, sizes=(16,)):
+    """One decode of rows that hold so many tokens, in every layout: ({name: call}, {name: bytes moved})."""
+    H, K, D = b.pick(smoke=(4, 2, 16), quick=(8, 4, 64), full=(8, 4, 64))
+    draw, B, S = torch.Generator().manual_seed(0), len(lengths), max(lengths)
+    positions = torch.tensor(lengths)[:, None] - 1  # (B, 1)
+    own = torch.arange(S).minimum(positions)[:, None, :, None].expand(B, K, S, D)  # behind the end: the last
+    k, v = (torch.randn(B, K, S, D, generator=draw).gather(2, own) for _ in "kv")
+    q, mask = torch.randn(B, H, 1, D, generator=draw), None
+    if min(lengths) < S:
+        mask = (torch.arange(S) <= positions)[:, None, None]  # (B, 1, 1, S)
+    attended = partial(F.scaled_dot_product_attention, q, attn_mask=mask, enable_gqa=True)
+    sides = {"contiguous": lambda: attended(k, v)}
+    once = 2 * 4 * K * D
+    moved = {"contiguous": once * B * S}
+    for size in sizes:
+        need = [blocks_for(n, size) for n in lengths]
+        blocks = iter(torch.randperm(sum(need), generator=draw).tolist())
+        view = View([list(islice(blocks, n)) for n in need], size, positions)
+        pools = tuple(torch.zeros(sum(need), K, size, D) for _ in "kv")
+        for pool, x in zip(pools, (k, v), strict=True):
+            pool[view.all[0], :, view.all[1]] = x.transpose(1, 2)
+        sides[f"paged, {size}"] = partial(paged, q, *pools, view)
+        moved[f"paged, {size}"] = once * sum(lengths)
         if size == 16:
-            sides["gathered, 16"] = lambda pools=pools, view=view: F.scaled_dot_product_attention(
-                q, *(gathered(x, view.all) for x in pools), enable_gqa=True)  # fmt: skip
-    return sides, 2 * B * K * S * D * 4
+            sides["gathered, 16"] = lambda pools=pools, view=view: attended(
+                *(gathered(x, *view.all) for x in pools))  # fmt: skip
+            moved["gathered, 16"] = 3 * once * B * S  # read, written, read again
+    return sides, {name: {"bytes moved": n} for name, n in moved.items()}
 
 
 def bench_attention(b):
-    """One token for each of 16 rows, in every layout, where all rows are equally long."""
-    S = b.pick(smoke=64, quick=512, full=1024)
-    sides, size = contest(b, S)
-    run = b.compare(sides, check=1e-4, memory=False, budget=b.pick(smoke=0.5, quick=25, full=240))
-    rates = {f"{name}, GB/s": size / side.median / 1e9 for name, side in run.sides.items()}
-    common = {"settings": {"rows": 16, "tokens a row": S, **rates}, **FAST}
-    b.claim("decode", "Attention over pages of 16, read in place, is at least 0.9 times as fast as torch's "
-            "over contiguous keys", goal=(">=", 0.9), **common,
-            measured=run.figures("paged, 16", "contiguous", work=size / 1e9),
-            bound=None if b.mode == "smoke" else b.ceilings.read / 1e9,
-            why="the same bytes are read; the rest is what torch's sparse product costs beside its dense "
-            "one")  # fmt: skip
-    b.claim("gather", "It is at least 3 times as fast as gathering the pages and then attending",
-            goal=(">=", 3), measured=run.figures("paged, 16", "gathered, 16", work=size / 1e9), **common,
+    """One token for each of 8 rows, in every layout, where all rows are equally long."""
+
+    def compared(S, sizes, seconds):
+        sides, moved = contest(b, [S] * b.pick(smoke=2, quick=8, full=8), sizes)
+        return b.compare(sides, check=1e-4, memory=False, counts=moved, budget=seconds)
+
+    S, seconds = b.pick(smoke=64, quick=2048, full=2048), b.pick(smoke=0.5, quick=15, full=120)
+    run = compared(S, (1, 16, 64), seconds)
+    size = run.sides["contiguous"].counts["bytes moved"] / 1e9
+    lengths = b.pick(smoke=(32,), quick=(128, 512), full=(128, 512, 1024, 4096))
+    sweep = b.sweep("tokens a row", lengths, lambda S: compared(S, (16,), seconds / 3), "paged, 16")
+    settings = {"rows": 8, "tokens a row": S, "sweep": sweep, **{
+        f"{name}, GB/s": size / side.median for name, side in run.sides.items()}}  # fmt: skip
+    if b.mode != "smoke":
+        settings["this machine reads, GB/s"] = b.ceilings.read / 1e9
+    b.claim("decode", f"Attention over pages of 16 in place, 8 rows of {S} tokens, is at least 0.9 times as "
+            "fast as torch's over contiguous keys", goal=(">=", 0.9), settings=settings, **FAST,
+            measured=run.figures("paged, 16", "contiguous", work=size),
+            why="the same bytes are read; blocks lie apart, and two operations share what one does there")
+    b.claim("gather", "It is faster than gathering the pages and then attending", goal=(">", 1),
+            measured=run.figures("paged, 16", "gathered, 16", work=size), prediction=3.0, **FAST,
+            settings=settings,
             why="a gather reads and writes every key and value before they are read")  # fmt: skip
+
+
+def bench_ragged(b):
+    """One token for each of 16 rows, as they are on a server: of log-normal lengths."""
+    lengths = lengths_of(b.pick(smoke=3, quick=16, full=16), median=b.pick(smoke=9, quick=200, full=200),
+                         longest=b.pick(smoke=60, quick=2000, full=2000))  # fmt: skip
+    sides, moved = contest(b, lengths)
+    run = b.compare(sides, check=1e-4, memory=False, counts=moved, budget=b.pick(smoke=0.5, quick=8, full=60))
+    tokens = sum(lengths)
+    b.claim("ragged", "With rows of different lengths, attention over pages is faster than torch's over "
+            "contiguous keys and a mask", goal=(">", 1), unit="tokens attended/s", better="higher",
+            measured=run.figures("paged, 16", "contiguous", work=tokens),
+            prediction=len(lengths) * max(lengths) / tokens, settings={"rows": len(lengths), "tokens": tokens,
+            "longest": max(lengths)}, why="contiguous rows are read as far as the longest reaches; of pages "
+            "only what holds tokens is read")  # fmt: skip
 
 
 def bench_engine(b):
@@ -182,13 +224,14 @@ def main(b):
     bench_memory(b)
     bench_sharing(b)
     bench_attention(b)
+    bench_ragged(b)
     bench_engine(b)
     bench_manager(b)
     bench_gpu(b)
 
 
 def profiled(b):
-    sides, _ = contest(b, b.pick(smoke=64, quick=512, full=1024))
+    sides, _ = contest(b, [b.pick(smoke=64, quick=2048, full=2048)] * 8)
     return sides["paged, 16"]
 
 

@@ -32,6 +32,8 @@ class Config:
     """Texts that are served to see the waste."""
     median: int = 64
     """Tokens of the middle answer; lengths are log-normal with sigma 1."""
+    frames: int = 200
+    """Pictures of the film, at most: each takes a while to draw."""
     seed: int = 0
     """Of the texts."""
     publish: bool = False
@@ -39,14 +41,14 @@ class Config:
 
     def __post_init__(self):
         explore.known(self.parts, EXPERIMENTS)
-        if min(self.size, self.rows, self.requests, self.median) < 1:
-            raise UserError("size, rows, requests and median must be at least 1")
+        if min(self.size, self.rows, self.requests, self.median, self.frames) < 1:
+            raise UserError("size, rows, requests, median and frames must be at least 1")
         if self.context < 80:
             raise UserError(f"a context of {self.context} is too short for prompts of 40: at least 80")
 
 
 PRESETS = {
-    "smoke": Config(context=96, size=4, rows=3, requests=12, median=8),
+    "smoke": Config(context=96, size=4, rows=3, requests=12, median=8, frames=5),
     "cpu": Config(),
     "gpu": Config(context=2048, rows=16, requests=400, median=128)}  # fmt: skip
 

@@ -1,21 +1,19 @@
-"""Attention over pages: every key is read where it lies, and none is ever moved to lie beside its neighbours.
+"""Attention over pages: every key is read where it lies, and none is moved to lie beside its neighbours.
 
 Came before: `SlotCache` of project 12 returns a stretch of memory per row. New here: a row's tokens lie in
 blocks anywhere in a pool, in the order of its table (`block_manager.py`). The naive way gathers them into one
 stretch and attends to that (`gathered`); it copies all keys and values for every token that is drawn.
 
-    position p of row b   lies in slot   tables[b, p // size] * size + p % size   of pool (slots, K, D)
-
-In place it is a sparse matrix: row (b, h, t) of a matrix over all slots of the pool has entries just where
-the table of b says. The scores are q kᵀ at those entries alone, the answer is that matrix times v. torch has
-both, on a CPU; on a GPU it is a kernel (`triton_kernel.py`).
+In place it is a sparse matrix over all keys of the pool, with entries just where the tables say (`view.py`).
+The scores are q kᵀ at those entries alone, the answer is that matrix times v. On a CPU torch has both; on a
+GPU it is a kernel (`triton_kernel.py`). Rows are cut into pieces, which are put together at the end as
+project 9 does it with tiles.
 
 Seams: the contract (an addressed cache, made anew each forward), and `attend`. Kwon et al. 2023, 2309.06180.
 """
 
 import math
-import warnings
-from functools import cached_property, lru_cache
+from functools import lru_cache
 from importlib.util import find_spec
 
 import torch
@@ -30,113 +28,75 @@ from phase04_advanced_inference.project12_dynamic_batching.engine import Engine
 from phase04_advanced_inference.project12_dynamic_batching.scheduler import Scheduler
 
 from .block_manager import BlockManager
+from .view import View
 
 FEW = 8  # queries a row; more of them make a copy of the keys cheap, and a large matrix product worth it
 SPARSE = (torch.float32, torch.float64)  # what torch multiplies at single entries on a CPU
 
 
-def gathered(pool, slots):
-    """The naive way: rows' tokens copied side by side. pool (slots, K, D), slots (B, S) -> (B, K, S, D)."""
-    return pool[slots].transpose(1, 2)
-
-
-# ---- where everything lies: made once for a forward, used by every block of the model ----
-
-
-class View:
-    """tables: a list of block numbers a row. size: tokens a block. positions (B, T): of this forward."""
-
-    def __init__(self, tables, size, positions):
-        most = max(map(len, tables))
-        rows = [row + row[-1:] * (most - len(row)) for row in tables]
-        self.tables = torch.tensor(rows, device=positions.device)  # (B, blocks)
-        self.size, self.positions, self.made = size, positions, {}
-
-    @exercise
-    def slots(self, positions):
-        """In which slot of the pool each row's positions (B, N) lie: (B, N), numbers from 0."""
-        return self.tables.gather(1, positions // self.size) * self.size + positions % self.size
-
-    @cached_property
-    def new(self):
-        """The slots of this forward's own tokens: (B, T)."""
-        return self.slots(self.positions)
-
-    @cached_property
-    def all(self):
-        """The slots of positions 0, 1, …: (B, S). Behind a row's last token, that one's slot again: whatever
-        lies in the rest of its block, another's NaN perhaps, is never read."""
-        last = self.positions.amax(1, keepdim=True)  # (B, 1)
-        up_to = torch.arange(int(last.max()) + 1, device=last.device)
-        return self.slots(torch.minimum(up_to, last))
-
-    @exercise
-    def entries(self, H, K):
-        """Who looks where: (look (B, H, T, S), columns (N,), starts (B * H * T + 1,)).
-
-        Query (b, h, t) sees positions 0 .. positions[b, t] of its row: look. columns: for one query after the
-        other, the rows of a pool of shape (slots * K, D) that hold what it sees, of the key head that serves
-        h: heads 0 .. H / K - 1 share key head 0. starts: where in columns each query's begin; at the end, N.
-        """
-        (B, T), S = self.positions.shape, self.all.size(1)
-        look = torch.arange(S, device=self.all.device) <= self.positions[:, None, :, None]  # (B, 1, T, S)
-        look = look.expand(B, H, T, S)
-        heads = torch.arange(H, device=look.device)[:, None, None] // (H // K)  # (H, 1, 1)
-        columns = (self.all[:, None, None] * K + heads).expand(B, H, T, S)[look]  # (N,)
-        return look, columns, F.pad(look.sum(-1).flatten().cumsum(0), (1, 0))
-
-    def matrix(self, H, pool):
-        """`entries` for a pool (slots, K, D), and a sparse matrix of zeros there. Once for all layers."""
-        like = H, *pool.shape[:2], pool.dtype
-        if like not in self.made:
-            look, columns, starts = self.entries(H, pool.size(1))
-            with warnings.catch_warnings():
-                warnings.filterwarnings("ignore", message="Sparse CSR tensor support is in beta")
-                shape, zeros = (len(starts) - 1, len(pool) * pool.size(1)), pool.new_zeros(len(columns))
-                where = torch.sparse_csr_tensor(starts, columns, zeros, shape, check_invariants=False)
-            self.made[like] = look, columns, starts, where
-        return self.made[like]
+def gathered(pool, blocks, places):
+    """The naive way: rows' tokens copied side by side. pool (blocks, K, size, D), blocks and places (B, S):
+    where each lies -> (B, K, S, D)."""
+    return pool[blocks, :, places].transpose(1, 2)
 
 
 @exercise
 def paged(q, k, v, view):
-    """Attention in place: q (B, H, T, D), pools k and v (slots, K, D) -> (B, H, T, D). No gradients.
+    """Attention in place: q (B, H, T, D), pools k and v (blocks, K, size, D) -> (B, H, T, D). No gradients.
 
-    `view.matrix` says who looks where. `torch.sparse.sampled_addmm` multiplies q and kᵀ at those entries
-    alone; `F.embedding_bag` sums rows of v with weights, for one query after the other.
+    `torch.sparse.sampled_addmm` multiplies q and kᵀ at the entries of the matrix alone; `F.embedding_bag`
+    sums rows of v with weights, for each row of the matrix; `joined` puts the pieces together.
     """
-    look, columns, starts, where = view.matrix(q.size(1), k)
-    queries, k, v = q.flatten(0, 2), k.flatten(0, 1), v.flatten(0, 1)  # (B * H * T, D), (slots * K, D) twice
-    scores = torch.sparse.sampled_addmm(where, queries, k.T, beta=0.0, alpha=q.size(3) ** -0.5).values()
-    table = scores.new_full(look.shape, -math.inf).masked_scatter_(look, scores)  # (B, H, T, S)
-    weights = table.softmax(-1)[look]  # (N,)
-    return F.embedding_bag(columns, v, starts, mode="sum", per_sample_weights=weights,
-                           include_last_offset=True).view(q.shape)  # fmt: skip
+    (where, hidden), (rows, _) = view.matrix(q.size(1), k), view.pieces
+    k, v, queries = k.flatten(0, 2), v.flatten(0, 2), q[rows]  # (blocks * K * size, D) twice, (P, H, T, D)
+    scale = q.size(3) ** -0.5
+    scores = torch.sparse.sampled_addmm(where, queries.flatten(0, 2), k.T, beta=0.0, alpha=scale, out=where)
+    scores = scores.values().view(*queries.shape[:3], -1).add_(hidden)  # (P, H, T, piece)
+    top = scores.amax(-1, keepdim=True).clamp_(min=torch.finfo(q.dtype).min)  # a query may see none of them
+    weights = scores.sub_(top).exp_()
+    y = F.embedding_bag(where.col_indices(), v, where.crow_indices(), mode="sum", include_last_offset=True,
+                        per_sample_weights=weights.flatten()).view(queries.shape)  # fmt: skip
+    return joined(y, weights.sum(-1, keepdim=True), top, rows, len(q))
+
+
+@exercise
+def joined(y, total, top, rows, B):
+    """The B rows, put together from their pieces: (B, …, D). rows (P,): whose each piece is.
+
+    y (P, …, D): sums of values, each times its weight exp(score - top). total (P, …, 1): of these weights.
+    top (P, …, 1): the piece's largest score; pieces of one row have different ones.
+    """
+    highest, index = top.new_full((B, *top.shape[1:]), -math.inf), rows.view(-1, *[1] * (top.dim() - 1))
+    highest.scatter_reduce_(0, index.expand_as(top), top, "amax")  # (B, …, 1)
+    share = (top - highest[rows]).exp()  # (P, …, 1)
+    y, total = (x.new_zeros(B, *x.shape[1:]).index_add_(0, rows, x * share) for x in (y, total))
+    return y / total
 
 
 # ---- at the seam ----
 
 
 class PagedCache:
-    """One block's keys and values for one forward. pool: (k, v), each (slots, K, D)."""
+    """One layer's keys and values for one forward. pool: (k, v), each (blocks, K, size, D)."""
 
     def __init__(self, pool, view):
         (self.k, self.v), self.view = pool, view
 
     @exercise
     def write(self, k, v, positions):
-        """Put k and v (B, K, T, D) into the slots of positions (B, T), which are those of the view."""
+        """Put k and v (B, K, T, D) where the tables say, at positions (B, T), which are those of the view."""
         B, T = k.size(0), k.size(2)
         demand(positions.shape == (B, T), f"pages take positions ({B}, {T}), not {tuple(positions.shape)}")
         demand(positions is self.view.positions or torch.equal(positions, self.view.positions),
                "these are not the positions that the view was made for: make it anew for each forward")
-        self.k[self.view.new] = k.transpose(1, 2)  # (B, T, K, D)
-        self.v[self.view.new] = v.transpose(1, 2)
+        blocks, places = self.view.new
+        self.k[blocks, :, places] = k.transpose(1, 2)  # (B, T, K, D)
+        self.v[blocks, :, places] = v.transpose(1, 2)
 
     def update(self, k, v, positions):
         """For an attend that knows nothing of pages: write, then gather all rows, (B, K, S, D) of each."""
         self.write(k, v, positions)
-        return gathered(self.k, self.view.all), gathered(self.v, self.view.all)
+        return gathered(self.k, *self.view.all), gathered(self.v, *self.view.all)
 
 
 @lru_cache
@@ -176,11 +136,11 @@ class PagedStore(BlockManager):
         self.pools, self.saved = [], {}
         for block in model.blocks:
             weight, D = block.attn.wk.weight, block.attn.head_dim
-            self.pools.append(tuple(weight.new_zeros(blocks * size, len(weight) // D, D) for _ in "kv"))
+            self.pools.append(tuple(weight.new_zeros(blocks, len(weight) // D, size, D) for _ in "kv"))
 
     def pages(self):
-        """Each pool as blocks: (blocks, size, K, D)."""
-        return [x.unflatten(0, (-1, self.size)) for pool in self.pools for x in pool]
+        """The keys of all layers and their values, each (blocks, K, size, D)."""
+        return [x for pool in self.pools for x in pool]
 
     def caches(self, step):
         view = View([self.tables[id] for id in step.ids], self.size, step.positions)

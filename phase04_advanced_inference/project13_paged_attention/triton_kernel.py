@@ -1,7 +1,7 @@
 """The same in Triton: project 9's sum over tiles of keys, with one line changed, which says where a key lies.
 
 Came before: `sum_tiles` of project 9 walks through memory from key to key. New here: it walks through
-positions, and looks up the slot of each in the row's table. All query heads that share a key head are one
+positions, and looks up the block of each in the row's table. All query heads that share a key head are one
 tile, so that each key is read once for all of them. A few rows of long texts would leave most of a GPU idle:
 the keys of a row are split among several programs, whose parts are put together at the end.
 
@@ -32,9 +32,9 @@ PROGRAMS = 4 if INTERPRETED else 512  # so many, and a GPU is at work
 
 
 @triton.jit
-def rows_at(pool, slots, stride, seen, D: constexpr, UPCAST: constexpr):
-    """Rows `slots` (N,) of one head of a pool, with zeros where not `seen` (N,): (N, D)."""
-    tile = tl.load(pool + slots[:, None] * stride + tl.arange(0, D)[None, :], mask=seen[:, None], other=0.0)
+def rows_at(pool, at, seen, D: constexpr, UPCAST: constexpr):
+    """The D numbers from each of these places `at` (N,) of a pool on; zeros where not `seen` (N,): (N, D)."""
+    tile = tl.load(pool + at[:, None] + tl.arange(0, D)[None, :], mask=seen[:, None], other=0.0)
     return tile.to(tl.float32) if UPCAST else tile
 
 
@@ -45,31 +45,31 @@ def sum_pages(m, l, y, q, k, v, table, stride, reach, start, stop, scale, SIZE: 
     """Fold positions start .. stop - 1 into m (ROWS,), l (ROWS,), y (ROWS, D), float32; returns them.
 
     As `sum_tiles` of project 9: m is the largest score so far, times `scale`, which holds log2(e). q (ROWS,
-    D); query n sees positions below reach[n]. k, v: where a pool's slot 0 of this head begins, `stride` from
-    slot to slot: `rows_at` loads them. table: this row's blocks, of SIZE tokens each.
+    D); query n sees positions below reach[n]. k, v: where block 0 of this head begins in a pool; `stride`
+    from block to block, D from key to key. `rows_at` loads them. table: this row's blocks, of SIZE tokens.
     """
     for first in range(start, stop, TILE):
         s = first + tl.arange(0, TILE)
         there = s < stop
-        slots = tl.load(table + s // SIZE, mask=there, other=0).to(tl.int64) * SIZE + s % SIZE
-        scores = tl.dot(q, rows_at(k, slots, stride, there, D, UPCAST).T, input_precision="ieee") * scale
+        at = tl.load(table + s // SIZE, mask=there, other=0).to(tl.int64) * stride + s % SIZE * D
+        scores = tl.dot(q, rows_at(k, at, there, D, UPCAST).T, input_precision="ieee") * scale
         scores = tl.where((s[None, :] < reach[:, None]) & there[None, :], scores, float("-inf"))
         largest = tl.maximum(m, tl_max(scores, 1))  # (ROWS,)
         p = tl.exp2(scores - largest[:, None])  # (ROWS, TILE)
         rescale = tl.exp2(m - largest)
-        values = rows_at(v, slots, stride, there, D, UPCAST)  # (TILE, D)
+        values = rows_at(v, at, there, D, UPCAST)  # (TILE, D)
         y = tl.dot(p.to(values.dtype), values, y * rescale[:, None], input_precision="ieee")
         m, l = largest, l * rescale + tl_sum(p, 1)
     return m, l, y
 
 
 @triton.jit
-def paged_kernel(q, k, v, tables, positions, y, lse, qb, qh, qt, slot, head, width, span, scale, H, T,
+def paged_kernel(q, k, v, tables, positions, y, lse, qb, qh, qt, block, head, width, span, scale, H, T,
                  G: constexpr, SIZE: constexpr, D: constexpr, ROWS: constexpr, TILE: constexpr,
                  UPCAST: constexpr):  # fmt: skip
     """What one span of a row's keys adds: y (parts, B, H, T, D), lse (parts, B, H, T), for one key head.
 
-    qb, qh, qt: strides of q over B, H, T; slot, head: of a pool; width: of tables. span: positions a part.
+    qb, qh, qt: strides of q over B, H, T; block, head: of a pool; width: of tables. span: positions a part.
     """
     b, h, part = tl.program_id(0).to(tl.int64), tl.program_id(1), tl.program_id(2)
     row = tl.arange(0, ROWS)  # G heads of T queries each, then padding
@@ -82,7 +82,7 @@ def paged_kernel(q, k, v, tables, positions, y, lse, qb, qh, qt, slot, head, wid
     stop = tl.minimum(tl_max(reach), (part + 1) * span)
     m, l = tl.full([ROWS], LOW, tl.float32), tl.full([ROWS], 0.0, tl.float32)
     out = tl.full([ROWS, D], 0.0, tl.float32)
-    m, l, out = sum_pages(m, l, out, queries, k + h * head, v + h * head, tables + b * width, slot, reach,
+    m, l, out = sum_pages(m, l, out, queries, k + h * head, v + h * head, tables + b * width, block, reach,
                           part * span, stop, scale * LOG2E, SIZE, D, TILE, UPCAST)  # fmt: skip
     place = ((part * tl.num_programs(0) + b) * H + at) * T + t
     full = tl.where(l > 0, l, 1.0)
@@ -102,7 +102,7 @@ def joined(y, lse):
 
 
 def paged(q, k, v, view):
-    """As `paged_attention.paged`: q (B, H, T, D), pools k and v (slots, K, D) -> (B, H, T, D).
+    """As `paged_attention.paged`: q (B, H, T, D), pools k and v (blocks, K, size, D) -> (B, H, T, D).
 
     UserError for another dtype or head_dim, heads that do not divide, or tensors that are not on the GPU.
     """

@@ -24,7 +24,7 @@ def main():
         triton.knobs.cache.dir = folder
         signature = {parameter.name: TYPES.get(parameter.name, "i32") for parameter in kernel.params}
         whole = {(i,): [["tt.divisibility", 16]] for i, (name, kind) in enumerate(signature.items())
-                 if kind.startswith("*") or name in ("slot", "head", "qb", "qh", "qt")}  # fmt: skip
+                 if kind.startswith("*") or name in ("block", "head", "qb", "qh", "qt")}  # fmt: skip
         source = ASTSource(kernel, signature, constexprs=SIZES, attrs=whole)
         made = triton.compile(source, target=GPUTarget("cuda", 90, 32), options={"num_warps": 4})
         assert "mma" in made.asm["ptx"], "it does not use the matrix units"

@@ -77,7 +77,7 @@ def test_smoke_bench(home):
     run_bench(bench.main, bench.profiled, ["smoke", "--device", "cpu", "--out", str(home)])
     claims = {claim["id"]: claim for claim in json.loads((home / "cpu.json").read_text())["claims"]}
     assert set(claims) == {"waste", "formula", "concurrent", "equal", "sharing", "fork", "decode", "gather",
-                           "engine", "manager", "gpu-contiguous", "gpu-gather"}  # fmt: skip
+                           "ragged", "engine", "manager", "gpu-contiguous", "gpu-gather"}  # fmt: skip
     assert claims["sharing"]["verdict"] == claims["fork"]["verdict"] == "met"
     assert claims["gpu-gather"]["verdict"] is None
 

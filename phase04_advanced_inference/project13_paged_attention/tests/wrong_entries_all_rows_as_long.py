@@ -3,9 +3,9 @@
 
 class View:
     def entries(self, H, K):
-        (B, T), S = self.positions.shape, self.all.size(1)
-        look = torch.arange(S, device=self.all.device) <= self.positions.amax(0)[None, None, :, None]
-        look = look.expand(B, H, T, S)
-        heads = torch.arange(H, device=look.device)[:, None, None] // (H // K)
-        columns = (self.all[:, None, None] * K + heads).expand(B, H, T, S)[look]
-        return look, columns, F.pad(look.sum(-1).flatten().cumsum(0), (1, 0))
+        rows, s = self.pieces
+        reach = self.positions[rows]
+        blocks, places = self.locate(s.minimum(reach.amax(1, keepdim=True)), rows)
+        heads = torch.arange(H, device=s.device)[:, None] // (H // K)
+        columns = (blocks[:, None] * K + heads) * self.size + places[:, None]
+        return columns, (s[:, None] <= self.positions.amax(0)[:, None])[:, None]

@@ -2,10 +2,12 @@
 
 
 def paged(q, k, v, view):
-    look, columns, starts, where = view.matrix(q.size(1), k)
-    queries, k, v = q.flatten(0, 2), k.flatten(0, 1), v.flatten(0, 1)
-    scores = torch.sparse.sampled_addmm(where, queries, k.T, beta=0.0).values()
-    table = scores.new_full(look.shape, -math.inf).masked_scatter_(look, scores)
-    weights = table.softmax(-1)[look]
-    return F.embedding_bag(columns, v, starts, mode="sum", per_sample_weights=weights,
-                           include_last_offset=True).view(q.shape)  # fmt: skip
+    (where, hidden), (rows, _) = view.matrix(q.size(1), k), view.pieces
+    k, v, queries = k.flatten(0, 2), v.flatten(0, 2), q[rows]
+    scores = torch.sparse.sampled_addmm(where, queries.flatten(0, 2), k.T, beta=0.0, out=where)
+    scores = scores.values().view(*queries.shape[:3], -1).add_(hidden)
+    top = scores.amax(-1, keepdim=True).clamp_(min=torch.finfo(q.dtype).min)
+    weights = scores.sub_(top).exp_()
+    y = F.embedding_bag(where.col_indices(), v, where.crow_indices(), mode="sum", include_last_offset=True,
+                        per_sample_weights=weights.flatten()).view(queries.shape)  # fmt: skip
+    return joined(y, weights.sum(-1, keepdim=True), top, rows, len(q))

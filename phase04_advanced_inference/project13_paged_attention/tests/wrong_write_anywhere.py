@@ -3,5 +3,6 @@
 
 class PagedCache:
     def write(self, k, v, positions):
-        self.k[self.view.new] = k.transpose(1, 2)
-        self.v[self.view.new] = v.transpose(1, 2)
+        blocks, places = self.view.new
+        self.k[blocks, :, places] = k.transpose(1, 2)
+        self.v[blocks, :, places] = v.transpose(1, 2)

@@ -6,5 +6,6 @@ class PagedCache:
         B, T = k.size(0), k.size(2)
         demand(positions.shape == (B, T), "positions are wrong")
         demand(torch.equal(positions, self.view.positions), "other positions")
-        self.k[self.view.new] = k.reshape(B, T, k.size(1), k.size(3))
-        self.v[self.view.new] = v.reshape(B, T, k.size(1), k.size(3))
+        blocks, places = self.view.new
+        self.k[blocks, :, places] = k.reshape(B, T, k.size(1), k.size(3))
+        self.v[blocks, :, places] = v.reshape(B, T, k.size(1), k.size(3))

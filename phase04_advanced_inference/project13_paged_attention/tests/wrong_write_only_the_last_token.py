@@ -6,5 +6,6 @@ class PagedCache:
         B, T = k.size(0), k.size(2)
         demand(positions.shape == (B, T), "positions are wrong")
         demand(torch.equal(positions, self.view.positions), "other positions")
-        self.k[self.view.new[:, -1]] = k[:, :, -1]
-        self.v[self.view.new[:, -1]] = v[:, :, -1]
+        blocks, places = (x[:, -1] for x in self.view.new)
+        self.k[blocks, :, places] = k[:, :, -1]
+        self.v[blocks, :, places] = v[:, :, -1]
