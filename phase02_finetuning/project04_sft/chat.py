@@ -11,7 +11,7 @@ from dataclasses import dataclass
 
 from common import hub
 from common import tokenizer as tokenizers
-from common.cli import chain
+from common.cli import chain, restores
 from common.cli.paths import models
 from common.cli.script import script
 from common.errors import demand
@@ -123,7 +123,8 @@ def converse(talk: Conversation, config: Config, say) -> None:
 def main(config, run):
     demand(config.max_tokens >= 1, f"max_tokens is {config.max_tokens}: it must be at least 1")
     folder = newest(config.model, run.say)
-    model, tokenizer = hub.load(folder, device=run.device).eval(), tokenizers.load(folder)
+    model = hub.load(folder, device=run.device, restore=restores.table()).eval()
+    tokenizer = tokenizers.load(folder)
     sampling = Sampling(max_tokens=config.max_tokens, temperature=config.temperature, seed=config.seed)
     talk = Conversation(model, tokenizer, sampling, config.system)
     run.say(f"{folder}\n{HELP}")

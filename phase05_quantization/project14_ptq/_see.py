@@ -14,7 +14,7 @@ from .rtn import QuantLinear, grid_of, quantize
 
 KINDS = [name for stage in STAGES for name in stage]
 SHORT = {name: name.rpartition(".")[2] for name in KINDS}
-METHODS = "rtn", "gptq"
+METHODS, FLOOR = ("rtn", "gptq"), 1e-3  # what is added below that is chance
 COLOUR = dict(zip(("rtn", "gptq", "awq"), plots.COLOURS, strict=False))
 
 
@@ -58,7 +58,7 @@ def inputs(lab):
         ratio = max((size.max() / size.median()).item() for size, _ in rows)
         metrics[f"largest over middle, {SHORT[name]}"] = ratio
         ax.set(title=f"into {SHORT[name]}", xlabel="inputs, sorted", xticks=[], yscale="log")
-    axes[0][0].set_ylabel("root mean square")
+    axes[0][0].set_ylabel("root mean square, a line a block")
     lab.save(fig, "inputs.png")
     lab.say("  largest input over the middle one: " + ", ".join(f"{k.rpartition(' ')[2]} {v:.1f}"
                                                                 for k, v in metrics.items()))  # fmt: skip
@@ -74,9 +74,9 @@ def bits(lab):
             lab.say(f"  {name:4} {n} bits: perplexity {found[name, n]:.4f} ({found[name, n] - base:+.4f})")
     fig, ((ax,),) = plots.figure(width=7.5)
     for name in lab.config.methods:
-        worse = [max(found[name, n] - base, 1e-4) for n in lab.config.widths]
+        worse = [max(found[name, n] - base, FLOOR) for n in lab.config.widths]
         ax.plot(lab.config.widths, worse, marker="o", linewidth=2, color=COLOUR[name], label=name)
-    ax.set(xlabel="bits of a weight", ylabel="added perplexity", yscale="log", xticks=lab.config.widths,
+    ax.set(xlabel="bits of a weight", ylabel=f"added perplexity, {FLOOR} and more", yscale="log", xticks=lab.config.widths,
            title=f"What a bit is worth (the floats have {base:.3f})")  # fmt: skip
     ax.invert_xaxis()
     plots.legend(ax)
@@ -86,14 +86,14 @@ def bits(lab):
 
 def layers(lab):
     """One matrix at a time in 2 bits: which ones the model minds most."""
-    base, table, model = lab.perplexity(lab.base), [], copy.deepcopy(lab.base)
+    base, table, model = lab.perplexity(lab.base, 4), [], copy.deepcopy(lab.base)
     names = [name for name in KINDS if any(name == n for n, _ in model.blocks[0].named_modules())]
     for block in model.blocks:
         row = []
         for name in names:
             old = block.get_submodule(name)
             block.set_submodule(name, QuantLinear.from_linear(old, 2, lab.group, False))
-            row.append(lab.perplexity(model) - base)
+            row.append(lab.perplexity(model, 4) - base)
             block.set_submodule(name, old)
         table.append(row)
     fig, ((ax,),) = plots.figure(width=7.5, height=0.45 * len(table) + 1.6)

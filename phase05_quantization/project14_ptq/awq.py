@@ -25,7 +25,9 @@ from .calibration import Moments, layer_error, walk
 
 POINTS = 20  # values of α, from 0 to 1 less one step
 # The first matrix of a stage -> the module that makes its input, up to a product with something else.
-MAKERS = {"attn.wq": "norm_attn", "attn.wo": "attn.wv", "ffn.w_gate": "norm_ffn", "ffn.w_down": "ffn.w_up"}
+MAKERS = {
+    "attn.wq": "norm_attn", "attn.wo": "attn.wv", "ffn.w_gate": "norm_ffn", "ffn.w_up": "norm_ffn",
+    "ffn.w_down": "ffn.w_up"}  # fmt: skip
 
 
 @exercise

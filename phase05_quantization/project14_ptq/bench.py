@@ -10,6 +10,7 @@ from common.benchmark import values
 from common.cli import chain
 from common.cli.bench import bench
 from common.cli.paths import models
+from common.results import Figure
 
 from . import _decode, _gpu, _lab, gptq, integer
 from .calibration import layer_error
@@ -52,7 +53,7 @@ def quality_of(b, sizes):
 def bench_quality(b):
     """Perplexity after each method, against round to nearest on the same grids, and in 8 bits."""
     made = quality_of(b, b.pick(smoke=(2, 24, 2, 32), quick=(16, 256, 8, 512), full=(64, 256, 64, 512)))
-    names = QUALITY if b.mode != "smoke" else list(QUALITY)[:1]
+    asked = QUALITY if b.mode != "smoke" else list(QUALITY)[:1]
     if made is None:
         for name, (sentence, *_, goal) in QUALITY.items():
             b.not_run(name, sentence, goal=("<=", goal), headline=name == "gptq-w4", **WORSE,
@@ -61,7 +62,7 @@ def bench_quality(b):
     model, batches, judged = made
     base, seen = _lab.losses(model, judged), {}
     floats = float(np.exp(np.mean(base)))
-    for name in names:
+    for name in asked:
         sentence, method, bits, group, symmetric, goal = QUALITY[name]
         lost = {}
         for side in ("rtn", method):
@@ -70,13 +71,14 @@ def bench_quality(b):
                 seen[key] = _lab.losses(_lab.quantised(model, batches, *key), judged)
             lost[side] = seen[key]
         worse = {side: float(np.exp(np.mean(x))) - floats for side, x in lost.items()}
-        measured = values(method, [worse[method]], "round to nearest", [worse["rtn"]])
-        within = interval(lost[method], lost["rtn"], base)
-        inside = within[0] <= measured["ratio"] <= within[1]  # loss and perplexity differ in the last digit
         b.say(f"{name}: nearest {worse['rtn']:+.4f}, {method} {worse[method]:+.4f}")
+        ratio, (low, high) = worse[method] / worse["rtn"], interval(lost[method], lost["rtn"], base)
+        names = {"rtn": "round to nearest", method: method}
         b.claim(name, sentence, goal=("<=", goal), headline=name == "gptq-w4", **WORSE,
-                measured={**measured, "interval": within if inside else None},
-                why="the interval is over the texts judged, for one calibration set",
+                measured={"baseline": Figure(names["rtn"], worse["rtn"]), "ratio": ratio,
+                          "ours": Figure(method, worse[method]), "samples": {names[k]: lost[k] for k in lost},
+                          "interval": (min(low, ratio), max(high, ratio))},
+                why="the interval is over the texts judged, for one calibration set; samples are losses",
                 settings={"perplexity of the floats": floats, "bits": bits, "group": group or "a row",
                           "zero points": not symmetric, "calibration": len(batches), "judged": len(judged)},
                 )  # fmt: skip

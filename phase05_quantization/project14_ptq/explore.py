@@ -34,7 +34,7 @@ class Config:
     """Texts to calibrate on."""
     length: int = 256
     """Tokens of each."""
-    judged: int = 6
+    judged: int = 16
     """Texts, of the model's whole context, to measure perplexity by."""
     shape: tuple[int, int] = (2048, 768)
     """Outputs and inputs of the matrix whose kernels are timed."""
@@ -74,8 +74,8 @@ class Lab(explore.Album):
         self.batches = _lab.texts(self.tokenizer, config.windows, min(config.length, context))
         self.judged = _lab.texts(self.tokenizer, config.judged, context, _lab.HELD_OUT)
 
-    def perplexity(self, model):
-        return _lab.perplexity(model, self.judged)
+    def perplexity(self, model, texts=None):
+        return _lab.perplexity(model, self.judged[:texts])
 
     def quantised(self, method, bits, group=None):
         return _lab.quantised(self.base, self.batches, method, bits, group)
