@@ -25,7 +25,7 @@ class Plan:
 
     steps: int = 300
     """Updates."""
-    learning_rate: float = 1e-3
+    learning_rate: float = 5e-4
     """Highest size of an update; it warms up over a twentieth of the run, and falls to a twentieth."""
     step_rate: float = 3e-3
     """By which share of itself a learned step moves at most in an update."""

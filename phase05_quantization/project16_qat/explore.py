@@ -25,7 +25,7 @@ class Config:
     """Folder or name of a model; empty: models/base, and where there is none, a tiny one made now."""
     steps: int = 150
     """Updates of each training."""
-    learning_rate: float = 1e-3
+    learning_rate: float = 5e-4
     """Highest size of an update."""
     batch_size: int = 4
     """Rows in an update."""

@@ -36,7 +36,7 @@ class Config:
     """8 bits for what the weights are multiplied with: a step for each token, or one that was observed."""
     steps: int = 300
     """Updates, of the control as well."""
-    learning_rate: float = 1e-3
+    learning_rate: float = 5e-4
     """Highest size of an update."""
     step_rate: float = 3e-3
     """By which share of itself a learned step moves at most in an update."""
