@@ -1,17 +1,13 @@
 """The chain of models: what is named, what is there, and a tiny stand-in where nothing is."""
 
+from importlib import import_module
+
 import pytest
 
 from common import hub, tokenizer
 from common.cli import chain
 from common.errors import UserError
-from common.trial import model_folder
-
-
-@pytest.fixture
-def home(tmp_path, monkeypatch):
-    monkeypatch.setenv("THIRTY_HOME", str(tmp_path))
-    return tmp_path
+from common.trial import model_folder, run
 
 
 def test_the_model_that_is_named_comes_first(home, tmp_path):
@@ -36,8 +32,14 @@ def test_a_half_written_model_is_not_taken(home):
     assert not chain.whole(folder)
 
 
-def test_a_stand_in_is_made_once(home):
-    """Where there is no base, project 3's smoke preset makes one; the second call finds it."""
+def test_a_stand_in_is_made_once(home, monkeypatch):
+    """Where there is no base, project 3's smoke preset makes one; the second call finds it. Started here."""
+
+    def start(module, arguments, output):
+        run(import_module(module), *arguments)
+        return 0
+
+    monkeypatch.setattr(chain.launch, "start", start)
     said = []
     folder = chain.find("base", say=said.append)
     assert folder == home / "models" / "tiny" / "base" and "stand-in is trained" in said[0]

@@ -104,7 +104,7 @@ def test_what_an_exercise_lacks_is_named(toy):
 
 def test_a_proof_that_fails_is_named(toy, monkeypatch):
     """Tests that judge nothing, wrong solutions that are right or fail for a reason that proves nothing."""
-    monkeypatch.setattr(proofs, "SECONDS", 5.0)
+    monkeypatch.setattr(proofs, "SECONDS", 3.0)
     edit(toy / "tests/test_toy.py",
          ("assert scaled([1, 2], by=2) == [2, 4]", "assert [2, 4]"),
          ("running_sum([1, 2])[-1]", "3"))  # fmt: skip

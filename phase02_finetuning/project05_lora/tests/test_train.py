@@ -333,8 +333,9 @@ def test_smoke_of_explore(home, base, capsys):
         assert (home / "runs/project05_lora/explore-smoke" / name).read_bytes().startswith(b"\x89PNG")
 
 
-def test_smoke_of_bench(home, base, capsys):
-    """Every claim once, in small, on a base model that is there."""
+def test_smoke_of_bench(home, base, capsys, monkeypatch):
+    """Every claim once, in small, on a base model that is there; memory without new processes."""
+    monkeypatch.setattr(_memory, "fresh", _memory.measure)
     (home / "models").mkdir()
     shutil.copytree(base, home / "models" / "base")
     run_bench(bench.main, argv=["smoke"])

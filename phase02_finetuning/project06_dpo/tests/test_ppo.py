@@ -150,9 +150,7 @@ def experience(objective, reference):
     return made, rewards.mean().item()
 
 
-@pytest.mark.exercise("shaped", "gae", "policy_loss", "value_loss", "group_advantages", "grpo_loss")
-@pytest.mark.parametrize("method", ["ppo", "grpo"])
-def test_is_on_reward_rises(method):
+def rewards(method):
     """From chance, 1 in 97, to most of what can be had, in 40 phases of 32 answers."""
     torch.manual_seed(0)
     policy = GPT(tiny(n_layer=1))
@@ -167,4 +165,16 @@ def test_is_on_reward_rises(method):
             optimizer.zero_grad()
             objective(rollout).backward()
             optimizer.step()
+    return found
+
+
+@pytest.mark.exercise("shaped", "gae", "policy_loss", "value_loss")
+def test_is_on_reward_rises_with_ppo():
+    found = rewards("ppo")
+    assert sum(found[:3]) / 3 < 0.1 and sum(found[-3:]) / 3 > 0.5, found
+
+
+@pytest.mark.exercise("group_advantages", "grpo_loss")
+def test_is_on_reward_rises_with_grpo():
+    found = rewards("grpo")
     assert sum(found[:3]) / 3 < 0.1 and sum(found[-3:]) / 3 > 0.5, found
