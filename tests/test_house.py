@@ -6,6 +6,7 @@ import json
 import re
 import subprocess
 import sys
+from functools import cache
 from pathlib import Path
 
 import pytest
@@ -21,6 +22,12 @@ HEADINGS = ["In one sentence", "Builds on", "The idea", "Run it", "See it", "Bre
 SOURCES = [p for top in ("common", "data", "tests", "phase*") for p in ROOT.glob(f"{top}/**/*.py")]
 
 
+@cache
+def tree_of(path):
+    """A file, parsed once for all rules."""
+    return ast.parse(path.read_text("utf-8"))
+
+
 def name_of(path):
     return path.relative_to(ROOT).as_posix()
 
@@ -33,7 +40,7 @@ def technique_files(folder):
 
 def imports(path):
     """(dotted name, names imported from it or None) for each import statement of a file."""
-    for node in ast.walk(ast.parse(path.read_text("utf-8"))):
+    for node in ast.walk(tree_of(path)):
         if isinstance(node, ast.Import):
             yield from ((alias.name, None) for alias in node.names)
         elif isinstance(node, ast.ImportFrom) and node.level == 0:
@@ -111,7 +118,7 @@ class TestProject:
                 assert top not in {"argparse", "tyro", "matplotlib", "rich", "os", "sys"}, (
                     f"{name_of(path)} imports {top}: a technique file parses, prints and plots nothing"
                 )
-            calls = {n.func.id for n in ast.walk(ast.parse(path.read_text("utf-8")))
+            calls = {n.func.id for n in ast.walk(tree_of(path))
                      if isinstance(n, ast.Call) and isinstance(n.func, ast.Name)}  # fmt: skip
             assert not calls & {"print", "input"}, f"{name_of(path)} prints or asks"
 
@@ -150,7 +157,7 @@ def test_budgets_of_lines(path):
     assert len(lines) <= most, f"{len(lines)} lines: probably two things"
     longest = max((len(line) for line in lines), default=0)
     assert longest <= 110, f"a line of {longest} columns"
-    for node in ast.walk(ast.parse(text)):
+    for node in ast.walk(tree_of(path)):
         if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef):
             assert node.end_lineno - node.lineno < 60, (
                 f"{node.name} has {node.end_lineno - node.lineno + 1} lines"
@@ -170,7 +177,7 @@ def test_the_model_stays_small():
 def test_environment_is_read_in_two_places(path):
     """Settings reach code as arguments; only the command line and the corpora look at the environment."""
     allowed = name_of(path).startswith("common/cli/") or name_of(path) == "data/corpora.py"
-    tree = ast.parse(path.read_text("utf-8"))
+    tree = tree_of(path)
     reads = [
         n.lineno
         for n in ast.walk(tree)
@@ -190,7 +197,7 @@ def test_pickle_is_never_loaded(path):
 
 @pytest.mark.parametrize("path", SOURCES, ids=name_of)
 def test_no_exception_is_swallowed(path):
-    for node in ast.walk(ast.parse(path.read_text("utf-8"))):
+    for node in ast.walk(tree_of(path)):
         if isinstance(node, ast.ExceptHandler):
             bare = node.type is None
             broad = isinstance(node.type, ast.Name) and node.type.id in ("Exception", "BaseException")
