@@ -1,12 +1,12 @@
 """Break: one grid for a matrix, texts that are none, tables in few bits, outliers that set every step."""
 
 import copy
+from pydoc_data.topics import topics
 
 import torch
 
 from common import hub, plots
 from common.errors import UserError
-from data.corpora import load
 
 from . import awq, gptq, integer, llm_int8, rtn
 from .calibration import windows
@@ -42,7 +42,7 @@ def calibration(lab):
     base, length = lab.perplexity(lab.base), lab.batches[0].size(1)
     draw, n = torch.Generator().manual_seed(0), len(lab.batches)
     V = lab.base.config.vocab_size
-    manual = lab.tokenizer.encode(load("python-manual")[: 8 * n * length])
+    manual = lab.tokenizer.encode(" ".join(topics.values())[: 8 * n * length])
     sets = {
         "the town's texts": lab.batches,
         "one of them": lab.batches[:1],

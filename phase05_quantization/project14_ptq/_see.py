@@ -76,8 +76,8 @@ def bits(lab):
     for name in lab.config.methods:
         worse = [max(found[name, n] - base, FLOOR) for n in lab.config.widths]
         ax.plot(lab.config.widths, worse, marker="o", linewidth=2, color=COLOUR[name], label=name)
-    ax.set(xlabel="bits of a weight", ylabel=f"added perplexity, {FLOOR} and more", yscale="log", xticks=lab.config.widths,
-           title=f"What a bit is worth (the floats have {base:.3f})")  # fmt: skip
+    ax.set(xlabel="bits of a weight", ylabel=f"added perplexity, {FLOOR} and more", yscale="log",
+           xticks=lab.config.widths, title=f"What a bit is worth (the floats have {base:.3f})")  # fmt: skip
     ax.invert_xaxis()
     plots.legend(ax)
     lab.save(fig, "bits.png")

@@ -75,7 +75,8 @@ def grid_of(w: Tensor, bits: int, group: Group = None, symmetric: bool = True, d
     symmetric (absmax): scale = largest magnitude / qmax, and no zero. Else (zero point): the 2^bits codes
     reach from the smallest weight to the largest, 0 always among them so that it stays exact: scale = (high -
     low) / (2 qmax + 1), and zero, a whole number, is the code for 0: low falls onto code -qmax - 1. The scale
-    is rounded to `dtype`, as which it is kept, before anything is computed with it; 1 where it would be 0.
+    is rounded up to `dtype`, as which it is kept, before anything is computed with it: so no weight moves
+    further than half a step. It is 1 where it would be 0.
     UserError: other bits, groups that do not divide, weights that are not finite or too large for dtype.
     """
     demand_finite(w)
@@ -83,6 +84,7 @@ def grid_of(w: Tensor, bits: int, group: Group = None, symmetric: bool = True, d
     low, high = parts.amin(-1).clamp(max=0), parts.amax(-1).clamp(min=0)  # (out, G)
     reach = torch.maximum(-low, high) / most if symmetric else (high - low) / (2 * most + 1)
     scale = reach.to(dtype)
+    scale = torch.where(scale < reach, torch.nextafter(scale, torch.full_like(scale, torch.inf)), scale)
     demand(scale.isfinite().all(), f"weights as large as {reach.max() * most:.3g} have no scale in {dtype}")
     scale = torch.where(scale > 0, scale, torch.ones_like(scale))
     if symmetric:

@@ -69,7 +69,6 @@ def test_rows_by_hand():
     close(codes * scale, halves, "float16", rtol=0.0, atol=(halves.abs().max() / 253).item())
 
 
-@pytest.mark.exercise("absmax_rows")
 def test_matches_bitsandbytes_rows(bnb):
     """Its vector-wise codes and row statistics, but where two codes are equally near."""
     x = drawn(7, 200, seed=3).half()
@@ -205,7 +204,6 @@ def test_outliers_do_not_set_the_step_of_others():
     assert torch.equal(none, integer.int8_linear(rest, codes, scale))
 
 
-@pytest.mark.exercise("decomposed")
 def test_matches_bitsandbytes(bnb):
     """Its layer on the CPU, with outliers: as near to it as float16 is, and nearer than without them."""
     torch.manual_seed(0)

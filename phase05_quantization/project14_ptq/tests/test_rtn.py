@@ -7,6 +7,7 @@ import torch
 import torch.nn.functional as F
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from torch.ao.quantization import PerChannelMinMaxObserver
 
 from common import hub
 from common.errors import UserError
@@ -44,8 +45,6 @@ def grids():
 @pytest.mark.parametrize("bits", rtn.BITS)
 def test_matches_torch_s_observer(bits):
     """Scales and zero points of a grid that is not symmetric: torch.ao's, row by row."""
-    from torch.ao.quantization import PerChannelMinMaxObserver
-
     w, most = drawn(9, 40, seed=bits) + 0.7, rtn.qmax(bits)
     w[3], w[4] = w[3].abs(), -w[4].abs()  # rows on one side of 0, which stays exact all the same
     observer = PerChannelMinMaxObserver(ch_axis=0, dtype=torch.qint8, qscheme=torch.per_channel_affine,
@@ -62,6 +61,8 @@ def test_a_symmetric_grid_reaches_the_largest():
     """Absmax of each group, over the largest code; kept in float16; a group of zeros has a step of 1."""
     w, want, _ = grids()
     grid = grid_of(w, 4, 2)
+    low = grid_of(torch.full((1, 4), 0.3), 8)  # 0.3 / 127 lies between two numbers of float16
+    assert low.scale.float() * 127 >= 0.3 > low.scale.float() * 127 * (1 - 2**-10)
     assert grid.zero is None and grid.scale.dtype == torch.float16
     assert torch.equal(grid.scale, want.scale.half())
     assert grid_of(w, 8, "tensor").scale.shape == (1, 1)
@@ -126,7 +127,7 @@ def test_codes_back_by_hand():
     assert dequantize(codes, whole)[0, 0] == 0.5 * 135  # in a byte 7 + 128 would be -121
 
 
-@given(seed=st.integers(0, 10**6), size=st.sampled_from((1e-3, 1.0, 300.0)), layout=st.sampled_from(LAYOUTS))
+@given(seed=st.integers(0, 10**6), size=st.sampled_from((1e-6, 1e-3, 300.0)), layout=st.sampled_from(LAYOUTS))
 @settings(max_examples=40, deadline=None)
 def test_no_weight_moves_further_than_half_a_step(seed, size, layout):
     """And what was rounded is left alone when it is rounded again."""
@@ -136,7 +137,7 @@ def test_no_weight_moves_further_than_half_a_step(seed, size, layout):
     codes = quantize(w, grid, bits)
     q = dequantize(codes, grid)
     steps = dequantize(torch.ones_like(codes), Grid(grid.scale, None))
-    assert ((q - w).abs() <= steps * (0.5 + 2**bits * 2**-11)).all()  # the step itself was rounded to float16
+    assert ((q - w).abs() <= steps * 0.5001).all()
     assert torch.equal(quantize(q, grid, bits), codes)
 
 

@@ -82,7 +82,7 @@ def test_smoke_explore(home, folder, capsys):
 
 def test_smoke_bench(home, tmp_path):
     """The whole bench in small: every claim is made, those that must hold are met, a GPU's are not run."""
-    model_folder(home / "models" / "base", d_model=64, d_ff=64, n_layer=1, loud=4)
+    model_folder(home / "models" / "base", d_model=128, d_ff=128, n_layer=1, loud=4)
     run_bench(bench.main, bench.profiled, ["smoke", "--device", "cpu", "--out", str(tmp_path)])
     claims = {claim["id"]: claim for claim in json.loads((tmp_path / "cpu.json").read_text())["claims"]}
     assert {name for name, claim in claims.items() if claim["verdict"] is None} >= set(_gpu.CLAIMS)

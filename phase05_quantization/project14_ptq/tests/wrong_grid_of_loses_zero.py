@@ -7,6 +7,7 @@ def grid_of(w, bits, group=None, symmetric=True, dtype=torch.float16):
     low, high = parts.amin(-1), parts.amax(-1)
     reach = torch.maximum(-low, high) / most if symmetric else (high - low) / (2 * most + 1)
     scale = reach.to(dtype)
+    scale = torch.where(scale < reach, torch.nextafter(scale, torch.full_like(scale, torch.inf)), scale)
     demand(scale.isfinite().all(), f"weights as large as {reach.max() * most:.3g} have no scale in {dtype}")
     scale = torch.where(scale > 0, scale, torch.ones_like(scale))
     if symmetric:
