@@ -7,8 +7,6 @@ from common import plots
 from . import _tune
 from .fake_quant import Observer, gradients, naive
 
-BITS = (8, 4, 3, 2)
-
 
 def staircase(lab):
     """Three bits: what goes forward, and the slopes that are sent back to the number and to its step."""
@@ -31,7 +29,7 @@ def staircase(lab):
 
 
 def bits(lab):
-    """8, 4, 3 and 2 bits: rounded once (the control as well), or trained so; loss and answers."""
+    """From 8 bits to 2: rounded once (the control as well), or trained so; loss and answers."""
     control = lab.trained()[0]
     ways = {"rounded": lambda n: _tune.rounded(lab.base, n).values(),
             "GPTQ": lambda n: [_tune.by_gptq(lab.base, lab.town, lab.plan, n)],
@@ -43,9 +41,9 @@ def bits(lab):
         return lab.loss(model), lab.town.knows(model, lab.config.asked)
 
     level = {"float": judge([lab.base]), "control": judge([control])}
-    points = {name: {n: judge(way(n)) for n in BITS} for name, way in ways.items()}
+    points = {name: {n: judge(way(n)) for n in lab.config.bits} for name, way in ways.items()}
     figures = draw_bits(lab, level, points)
-    for n in BITS:
+    for n in lab.config.bits:
         share = _tune.recovery(points["rounded"][n][0], level["float"][0], points["trained"][n][0],
                                level["control"][0])  # fmt: skip
         lab.say(f"  {n} bits: {share:.1%} of the damage recovered")
@@ -65,7 +63,7 @@ def draw_bits(lab, level, points):
     right.set(ylabel="right answers", ylim=(-0.03, 1.03))
     plots.level(right, level["control"][1], "control, in float")
     for ax in (left, right):
-        ax.set_xticks(range(len(BITS)), [str(n) for n in BITS])
+        ax.set_xticks(range(len(row)), [str(n) for n in row])
         ax.set(xlabel="bits of a weight")
     plots.legend(left)
     lab.save(fig, "bits.png")

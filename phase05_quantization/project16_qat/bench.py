@@ -176,7 +176,7 @@ def bench_step(b):
     sides = {"float": Update(b), "learned steps": Update(b, bits=4),
              "observed steps": Update(b, bits=4, steps="observed"),
              "8-bit inputs": Update(b, bits=4, inputs="dynamic")}  # fmt: skip
-    run = b.compare(sides, check=0.1, memory=False, budget=b.pick(smoke=0.5, quick=12, full=150))
+    run = b.compare(sides, check=0.1, memory=False, budget=b.pick(smoke=0.5, quick=12, full=120))
     plain, one = run.sides["float"].median, sides["float"]
     extra = 4 * PASSES * one.rounded / b.ceilings.read
     for id, side, goal, what in (

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from common.cli import explore
 from common.cli.script import script
 from common.errors import demand
+from phase05_quantization.project14_ptq.rtn import BITS
 
 from . import _break, _see
 from ._lab import Lab
@@ -23,6 +24,8 @@ class Config:
     """Which experiments."""
     model: str = ""
     """Folder or name of a model; empty: models/base, and where there is none, a tiny one made now."""
+    bits: tuple[int, ...] = (8, 4, 3, 2)
+    """Bits of a weight, where they are varied."""
     steps: int = 150
     """Updates of each training."""
     learning_rate: float = 5e-4
@@ -43,12 +46,13 @@ class Config:
     def __post_init__(self):
         explore.known(self.parts, EXPERIMENTS)
         least = min(self.steps, self.batch_size, self.context, self.asked)
+        demand(self.bits and set(self.bits) <= set(BITS), f"bits are some of {BITS}, not {self.bits}")
         demand(least >= 1, "steps, batch_size, context and asked must be at least 1")
         demand(self.judged > 8 * self.context, "judged must be more tokens than eight contexts hold")
 
 
 PRESETS = {
-    "smoke": Config(steps=3, batch_size=2, context=24, judged=220, asked=2),
+    "smoke": Config(bits=(8, 2), steps=3, batch_size=2, context=24, judged=220, asked=1),
     "cpu": Config(),
     "gpu": Config(steps=2000, batch_size=32, context=512, judged=200_000, asked=400),
 }

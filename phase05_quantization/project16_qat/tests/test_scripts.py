@@ -92,6 +92,7 @@ def test_bad_input(home, capsys):
     assert "longer than the 64 tokens" in refused(capsys, train, "smoke", "--context", 100)
     assert "more tokens than one context" in refused(capsys, train, "smoke", "--judged", 10)
     assert "step_rate is -1" in refused(capsys, train, "smoke", "--step_rate", -1)
+    assert "bits are some of" in refused(capsys, explore, "smoke", "--bits", 5)
     assert "no part is called film" in refused(capsys, explore, "smoke", "--parts", "film")
 
 
