@@ -6,8 +6,7 @@ stretch and attends to that (`gathered`); it copies all keys and values for ever
 
 In place it is a sparse matrix over all keys of the pool, with entries just where the tables say (`view.py`).
 The scores are q kᵀ at those entries alone, the answer is that matrix times v. On a CPU torch has both; on a
-GPU it is a kernel (`triton_kernel.py`). Rows are cut into pieces, which are put together at the end as
-project 9 does it with tiles.
+GPU it is a kernel (`triton_kernel.py`).
 
 Seams: the contract (an addressed cache, made anew each forward), and `attend`. Kwon et al. 2023, 2309.06180.
 """
@@ -45,31 +44,21 @@ def paged(q, k, v, view):
     """Attention in place: q (B, H, T, D), pools k and v (blocks, K, size, D) -> (B, H, T, D). No gradients.
 
     `torch.sparse.sampled_addmm` multiplies q and kᵀ at the entries of the matrix alone; `F.embedding_bag`
-    sums rows of v with weights, for each row of the matrix; `joined` puts the pieces together.
+    sums rows of v with weights, for each row of the matrix. The largest score and both sums are those of all
+    pieces of a row.
     """
     (where, hidden), (rows, _) = view.matrix(q.size(1), k), view.pieces
     k, v, queries = k.flatten(0, 2), v.flatten(0, 2), q[rows]  # (blocks * K * size, D) twice, (P, H, T, D)
-    scale = q.size(3) ** -0.5
+    scale, top = q.size(3) ** -0.5, q.new_full((*q.shape[:3], 1), -math.inf)  # (B, H, T, 1)
     scores = torch.sparse.sampled_addmm(where, queries.flatten(0, 2), k.T, beta=0.0, alpha=scale, out=where)
     scores = scores.values().view(*queries.shape[:3], -1).add_(hidden)  # (P, H, T, piece)
-    top = scores.amax(-1, keepdim=True).clamp_(min=torch.finfo(q.dtype).min)  # a query may see none of them
-    weights = scores.sub_(top).exp_()
+    highest = scores.amax(-1, keepdim=True)  # (P, H, T, 1)
+    top.scatter_reduce_(0, rows.view(-1, 1, 1, 1).expand_as(highest), highest, "amax")
+    weights = scores.sub_(top[rows]).exp_()
     y = F.embedding_bag(where.col_indices(), v, where.crow_indices(), mode="sum", include_last_offset=True,
                         per_sample_weights=weights.flatten()).view(queries.shape)  # fmt: skip
-    return joined(y, weights.sum(-1, keepdim=True), top, rows, len(q))
-
-
-@exercise
-def joined(y, total, top, rows, B):
-    """The B rows, put together from their pieces: (B, …, D). rows (P,): whose each piece is.
-
-    y (P, …, D): sums of values, each times its weight exp(score - top). total (P, …, 1): of these weights.
-    top (P, …, 1): the piece's largest score; pieces of one row have different ones.
-    """
-    highest, index = top.new_full((B, *top.shape[1:]), -math.inf), rows.view(-1, *[1] * (top.dim() - 1))
-    highest.scatter_reduce_(0, index.expand_as(top), top, "amax")  # (B, …, 1)
-    share = (top - highest[rows]).exp()  # (P, …, 1)
-    y, total = (x.new_zeros(B, *x.shape[1:]).index_add_(0, rows, x * share) for x in (y, total))
+    y, total = (torch.zeros_like(q[..., : x.size(3)]).index_add_(0, rows, x)
+                for x in (y, weights.sum(-1, keepdim=True)))  # fmt: skip
     return y / total
 
 

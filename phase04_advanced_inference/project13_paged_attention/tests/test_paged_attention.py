@@ -20,7 +20,6 @@ from phase04_advanced_inference.project13_paged_attention.paged_attention import
     View,
     build_engine,
     gathered,
-    joined,
     paged,
 )
 from phase04_advanced_inference.project13_paged_attention.view import PIECE
@@ -69,7 +68,7 @@ class Scattered:
 LONG = (2 * PIECE + 5, 3, PIECE, PIECE + 1)  # rows of three pieces, of one, of one that is full, of two
 
 
-@pytest.mark.exercise("paged", "joined", "View.entries", "View.locate")
+@pytest.mark.exercise("paged", "View.entries", "View.locate")
 @pytest.mark.parametrize(("T", "H", "K"), [(1, 4, 2), (3, 4, 2), (1, 4, 4), (2, 6, 1)])
 def test_matches_sdpa(T, H, K):
     """Each row as torch's attention has it from a stretch; the NaN around them are not read. Some of the
@@ -100,24 +99,6 @@ def test_large_scores():
     made = Scattered(1, lengths=LONG)
     made.q *= 2000
     close(paged(made.q, made.k, made.v, made.view), made.truth(), "large scores", rtol=1e-8, atol=1e-8)
-
-
-@pytest.mark.exercise("joined")
-def test_joined():
-    """Against the softmax of the whole: row 0 has a piece, and one that saw nothing; row 1 has two."""
-    scores, values, rows = drawn(4, 2, 5), drawn(4, 2, 5, 3, seed=1), torch.tensor([1, 0, 1, 0])
-    scores[2] += 30
-    scores[3] = -torch.inf
-    top = scores.amax(-1, keepdim=True).clamp(min=torch.finfo(scores.dtype).min)
-    weights = (scores - top).exp()
-    got = joined((weights[..., None] * values).sum(2), weights.sum(-1, keepdim=True), top, rows, 2)
-    for row, pieces in enumerate(([1, 3], [0, 2])):
-        whole = torch.cat([scores[i] for i in pieces], -1).softmax(-1)  # (2, 10)
-        want = (whole[..., None] * torch.cat([values[i] for i in pieces], 1)).sum(1)
-        close(got[row], want, f"row {row}")
-    ones = torch.ones(2, 1)
-    found = joined(torch.tensor([[4.0], [8.0]]), 2 * ones, 0 * ones, torch.tensor([0, 0]), 1)
-    assert found.tolist() == [[3.0]]  # (4 + 8) / (2 + 2)
 
 
 @pytest.mark.exercise("View.locate")
