@@ -138,8 +138,8 @@ def bits(lab) -> dict:
             lab.say(f"  {name}, window {window:3}: {kept:6.1%} of float16 at {T} tokens, perplexity "
                     f"{change:+.3f} %")  # fmt: skip
         ax.plot(shares, costs, "o-", color=colour, label=name)
-        ax.annotate(f"window {lab.config.windows[0]}", (shares[0], costs[0]), xytext=(6, 4),
-                    textcoords="offset points", size=10, color=QUIET)  # fmt: skip
+        ax.annotate(f"window {lab.config.windows[0]}", (shares[0], costs[0]), xytext=(0, 8),
+                    textcoords="offset points", ha="center", size=10, color=QUIET)  # fmt: skip
     plots.level(ax, 0, "full cache")
     ax.set(title="Perplexity against memory", xlabel="% of a float16 cache", ylabel="more perplexity, %")
     plots.legend(ax)
