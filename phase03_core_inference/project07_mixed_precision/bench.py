@@ -35,6 +35,12 @@ def described(b):
     return {"units": units() if b.device.type == "cpu" else {}, "square products, FLOP/s": rates}
 
 
+def without_amx(seen):
+    """What is to be said where the goal of the step was not made for this machine."""
+    lacks = seen["units"] and not seen["units"]["AMX"]
+    return "; the goal is one for a CPU with AMX, and this one has none" if lacks else ""
+
+
 def bench_step(b, seen):
     """One update at the 124M shape, and how wide a model must be for BF16 to gain."""
     config, (rows, T) = shape_124m(b), b.pick(smoke=(2, 16), quick=(4, 256), full=(4, 256))
@@ -52,7 +58,7 @@ def bench_step(b, seen):
             prediction=plain / (plain - products + flops / b.ceilings.bf16),
             settings={**seen, "shape": "124M", "batch": [rows, T], "sweep": sweep},
             why="the bound is nothing but products, at the best rate seen; the prediction leaves all else "
-                "as slow as in FP32")  # fmt: skip
+                "as slow as in FP32" + without_amx(seen))  # fmt: skip
     b.claim("autocast", "The same step is at least as fast as under torch.autocast", goal=(">=", 1.0),
             **SPEED, measured=run.figures("bf16", "torch.autocast", work=rows * T), prediction=1.0,
             settings={"batch": [rows, T]},
