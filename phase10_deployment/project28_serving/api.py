@@ -12,7 +12,7 @@ import base64
 import struct
 from contextlib import asynccontextmanager
 
-from fastapi import Depends, FastAPI, Request
+from fastapi import Depends, FastAPI, Request, Security
 from fastapi.exceptions import RequestValidationError
 from fastapi.openapi.utils import get_openapi
 from fastapi.responses import JSONResponse, Response
@@ -87,35 +87,35 @@ def packed(vector, form):
 
 
 def add_openai(app, service, who):
-    """/v1: chat, completions, embeddings, models."""
+    """/v1: chat, completions, embeddings, models. who: what FastAPI depends on for the Key that asks."""
     card = {"id": service.name, "object": "model", "created": 0, "owned_by": "thirty",
             "max_model_len": min(service.config.max_seq_len, service.capacity)}  # fmt: skip
 
     @app.get("/v1/models")
-    async def models(key=Depends(who)):
+    async def models(key=who):
         return {"object": "list", "data": [card]}
 
     @app.get("/v1/models/{model:path}")
-    async def model(model: str, key=Depends(who)):
+    async def model(model: str, key=who):
         service.known(model)
         return card
 
     @app.post("/v1/chat/completions")
-    async def chat(asked: ChatAsked, request: Request, key=Depends(who)):
+    async def chat(asked: ChatAsked, request: Request, key=who):
         service.known(asked.model)
         shape = ChatShape(asked.model, service.words, asked.alternatives)
         prompt, log = await service.chat(asked.messages), request.state.log
         return whole(await service.answer(key, asked, shape, [prompt], request.receive, log))
 
     @app.post("/v1/completions")
-    async def completions(asked: TextAsked, request: Request, key=Depends(who)):
+    async def completions(asked: TextAsked, request: Request, key=who):
         service.known(asked.model)
         shape = TextShape(asked.model, service.words, asked.alternatives)
         prompts, log = await service.prompts(asked.prompt), request.state.log
         return whole(await service.answer(key, asked, shape, prompts, request.receive, log))
 
     @app.post("/v1/embeddings")
-    async def embeddings(asked: EmbeddingAsked, request: Request, key=Depends(who)):
+    async def embeddings(asked: EmbeddingAsked, request: Request, key=who):
         service.known(asked.model)
         texts = await service.prompts(asked.input)
         read, found = sum(map(len, texts)), []
@@ -175,10 +175,10 @@ def create_app(service, *, inspect=False):
     app.openapi = lambda: app.openapi_schema or described(app)
     bearer = HTTPBearer(auto_error=False)
 
-    def who(request: Request, token=Depends(bearer)):
+    def asks(request: Request, token=Security(bearer)):  # noqa: B008 - FastAPI's way
         return service.door.keys.find(request.headers.get("authorization"))
 
-    refuse = add_errors(app, service)
+    who, refuse = Depends(asks), add_errors(app, service)
     add_openai(app, service, who)
     add_health(app, service)
     if inspect:

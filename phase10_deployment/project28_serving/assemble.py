@@ -73,7 +73,8 @@ class Switches:
 
 
 class PrivateIndex(PrefixIndex):
-    """A prefix index of many trees in one: `space`, whoever asks just now, stands in the first block's key."""
+    """A prefix index of many trees in one: `space`, whoever asks just now, stands in the first block's
+    key."""
 
     space = ""
 

@@ -9,7 +9,6 @@ import dataclasses
 import json
 
 import torch
-from fastapi import Depends
 from pydantic import BaseModel, Field
 
 from common.errors import UserError
@@ -117,11 +116,11 @@ def add_routes(app, service, who):
                 "stats": service.loop.snapshot, "can_switch": service.make is not None}  # fmt: skip
 
     @app.get("/thirty/engine")
-    async def engine(key=Depends(who)):
+    async def engine(key=who):
         return await service.loop.call(state)
 
     @app.post("/thirty/engine")
-    async def change(asked: Change, key=Depends(who)):
+    async def change(asked: Change, key=who):
         if service.make is None:
             raise Refused(400, "invalid_request", "this server's switches are fixed")
         now = await service.loop.call(lambda engine: engine.switches)
@@ -134,7 +133,7 @@ def add_routes(app, service, who):
         return await service.loop.call(state)
 
     @app.post("/thirty/logits")
-    async def logits(asked: Looked, key=Depends(who)):
+    async def logits(asked: Looked, key=who):
         ids = await looked_at(service, asked)
         steps = await service.loop.call(lambda engine: logits_of(engine.model, ids, asked))
         for id, step in zip(ids, steps, strict=True):
@@ -144,13 +143,13 @@ def add_routes(app, service, who):
         return {"steps": steps}
 
     @app.post("/thirty/attention")
-    async def attention(asked: Looked, key=Depends(who)):
+    async def attention(asked: Looked, key=who):
         ids = await looked_at(service, asked)
         heads = await service.loop.call(lambda engine: attention_of(engine.model, ids, asked.layer))
         return {"tokens": [service.words.decode([id]) for id in ids], "layer": asked.layer,
                 "layers": service.config.n_layer, "heads": heads}  # fmt: skip
 
     @app.get("/thirty/blocks")
-    async def blocks(key=Depends(who)):
+    async def blocks(key=who):
         await service.loop.call(lambda engine: None)
         return Stream(pictures(service))

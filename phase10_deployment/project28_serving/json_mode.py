@@ -1,11 +1,11 @@
-"""JSON and nothing else: at each step only those tokens may be drawn with which the text can still become JSON.
+"""JSON and nothing else: only tokens may be drawn with which the text can still become JSON.
 
-Came before: to ask for JSON in the prompt, parse what comes, and try again (`is_json`). New here: a *pushdown
-automaton* reads the text as it is written. Its stack says what is still owed: a value, a colon, the rest of an
-object. A token is allowed if its bytes, one after the other, lead from this stack to another. All others get
-the probability 0, and the rest is drawn from as usual; so it is exact, and works with any model, even one
-that has never seen JSON. It cannot make a model say the right thing, and an answer that `max_tokens` cuts off
-is cut off.
+Came before: to ask for JSON in the prompt, parse what comes, and try again (`is_json`). New here: a
+*pushdown automaton* reads the text as it is written. Its stack says what is still owed: a value, a colon,
+the rest of an object. A token is allowed if its bytes, one after the other, lead from this stack to another.
+All others get the probability 0, and the rest is drawn from as usual; so it is exact, and works with any
+model, even one that has never seen JSON. It cannot make a model say the right thing, and an answer that
+`max_tokens` cuts off is cut off.
 
     {"a": [1      stack: more pairs, more items, 1       may follow: digits . e , ] and one blank
     {"a": [1]}    stack: empty                           may follow: the end of the text alone
@@ -52,13 +52,13 @@ def begin(rest, c):
 
 @exercise
 def structure(rest, top, c):
-    """What stands between values: (what is owed below, what is owed now, one of BETWEEN; a character) -> the
-    new stack, or None.
+    """What stands between values: (what is owed below, what is owed now, one of BETWEEN, and a character) ->
+    the new stack, or None.
 
     object: a {. first key: a key or }. key: a key. A key is a " and owes: string, colon, value, more pairs,
-    in this order, the last of a stack being the next that is due. colon: a :. more pairs: , and then a key, or
-    }. value: see `begin`. first item: a value, behind which more items are owed, or ]. more items: , and then
-    a value and more items, or ].
+    in this order, the last of a stack being the next that is due. colon: a :. more pairs: , and then a key,
+    or }. value: see `begin`. first item: a value, behind which more items are owed, or ]. more items: , and
+    then a value and more items, or ].
     """
     pair = (*rest, "more pairs", "value", "colon", "string")
     if top in ("value", "object"):

@@ -40,7 +40,8 @@ class Refused(Exception):
 
 @dataclass(frozen=True)
 class Key:
-    """One who may ask. name: how logs and queues call it. Rates are for a minute; inf: as many as it likes."""
+    """One who may ask. name: how logs and queues call it. Rates are for a minute; inf: as many as it
+    likes."""
 
     name: str = ""
     requests: float = math.inf
@@ -134,8 +135,8 @@ class Places:
         """Take a place for a key, a name, or raise Refused: 503 where none is free; 429 where some are, but
         the key holds as many as are free, or more. Both say to come again `after` a mean stay, `seconds`.
 
-        So one key alone gets half of all places, two get a third each, and there always is one for a stranger:
-        what nobody else needs can be had, but not the last of it.
+        So one key alone gets half of all places, two get a third each, and there always is one for a
+        stranger: what nobody else needs can be had, but not the last of it.
         """
         if self.free <= 0:
             raise Refused(503, "overloaded", "the server is full: come again", after=self.seconds)

@@ -2,9 +2,9 @@
 
 Came before: `engine.stats()`, a dict for whoever stands beside it. New here: figures that somebody else
 collects. A server keeps no history and draws no curves: it counts, and says the counts when asked; rates and
-percentiles are worked out by the one who asks. So times are kept as *histograms*: how many were at most 10 ms,
-at most 25 ms, … From those any percentile can be read off later, over any span, for many servers together,
-which no mean and no ready-made percentile allows.
+percentiles are worked out by the one who asks. So times are kept as *histograms*: how many were at most 10
+ms, at most 25 ms, … From those any percentile can be read off later, over any span, for many servers
+together, which no mean and no ready-made percentile allows.
 
 The names are vLLM's, so that dashboards and autoscalers made for it work here. What the engine counts is read
 from the snapshot that its owner leaves after every turn: nobody waits for anybody.
@@ -26,7 +26,7 @@ SECONDS = (0.001, 0.005, 0.01, 0.02, 0.04, 0.06, 0.08, 0.1, 0.25, 0.5, 0.75, 1, 
 TOKENS = (1, 2, 5, 10, 20, 50, 100, 200, 500, 1000, 2000, 5000, 10_000)
 GAUGES = {"running": ("vllm:num_requests_running", "Requests that run."),
           "waiting": ("vllm:num_requests_waiting", "Requests that wait for their turn."),
-          "used": ("vllm:kv_cache_usage_perc", "Share of the room for keys and values in use, 0 to 1.")}  # fmt: skip
+          "used": ("vllm:kv_cache_usage_perc", "Share of the room for keys and values in use, 0 to 1.")}
 COUNTS = {"preemptions": ("vllm:num_preemptions", "Times that a request gave way and was read again."),
           "asked": ("vllm:prefix_cache_queries", "Prompt tokens looked up in the prefix cache."),
           "found": ("vllm:prefix_cache_hits", "Prompt tokens found there."),
@@ -110,13 +110,14 @@ def trace_of(headers):
     found = re.fullmatch(r"[0-9a-f]{2}-([0-9a-f]{32})-[0-9a-f]{16}-[0-9a-f]{2}", sent)
     own = headers.get(b"x-request-id", b"").decode("latin-1")
     return (found[1] if found and found[1].strip("0") else secrets.token_hex(16),
-            own if re.fullmatch(r"[\w.-]{1,64}", own, flags=re.A) else "req-" + secrets.token_hex(8))  # fmt: skip
+            own if re.fullmatch(r"[\w.-]{1,64}", own, flags=re.A) else "req-" + secrets.token_hex(8))
 
 
 class Logged:
     """ASGI middleware: a line of JSON for each request when it has ended; its id goes back as x-request-id.
 
-    What was asked and answered is nobody's business, and is not in it. Routes may add to scope["state"]["log"].
+    What was asked and answered is nobody's business, and is not in it. Routes may add to
+    scope["state"]["log"].
     """
 
     def __init__(self, app, quiet=("/health", "/ready", "/metrics")):

@@ -57,7 +57,7 @@ class Format(BaseModel):
 
 
 class Asked(BaseModel):
-    """What both kinds of request have in common. Names and meanings are OpenAI's; the last four are vLLM's."""
+    """What both kinds of request have in common. Names are OpenAI's; the last four are vLLM's."""
 
     model_config = ConfigDict(extra="allow")
     usual: ClassVar[int | None] = None  # tokens where none are named; None: as many as there may be

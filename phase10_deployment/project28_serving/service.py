@@ -76,7 +76,7 @@ class Stream(Response):
             self.close()
 
     async def feed(self, send):
-        await send({"type": "http.response.start", "status": 200, "headers": self.raw_headers})
+        await send({"type": "http.response.start", "status": self.status_code, "headers": self.raw_headers})
         async for part in self.parts:
             if part:
                 await send({"type": "http.response.body", "body": part, "more_body": True})
