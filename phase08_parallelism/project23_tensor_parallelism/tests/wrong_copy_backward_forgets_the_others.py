@@ -1,0 +1,7 @@
+"""Sends back what this rank alone has to say: the other heads do not count."""
+
+
+class Copy:
+    @staticmethod
+    def backward(ctx, dy):
+        return dy, None
