@@ -157,7 +157,8 @@ def keep_layers(model, keep):
     """Leave a model the blocks that `keep` numbers, in their order; returns the model."""
     keep = sorted(set(keep))
     there = len(model.blocks)
-    demand(keep and 0 <= keep[0] and keep[-1] < there, f"of {there} layers at least one stays, not {keep}")
+    fits = keep and keep[0] >= 0 and keep[-1] < there
+    demand(fits, f"of {there} layers, 0 to {there - 1}, at least one stays, not {keep}")
     model.blocks = nn.ModuleList(model.blocks[i] for i in keep)
     model.config = replace(model.config, n_layer=len(keep))
     return model

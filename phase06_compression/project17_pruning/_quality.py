@@ -1,0 +1,121 @@
+"""What pruning costs, measured: methods against magnitude, on unseen text; and what a short training mends."""
+
+import copy
+import tempfile
+
+import numpy as np
+
+from common.benchmark import values
+from common.cli import chain
+from common.cli.paths import models
+from common.results import Figure
+
+from . import _lab, _tune, structured
+
+WORSE = {"unit": "added perplexity", "better": "lower"}
+HEADLINE = "At 50 % Wanda adds at most a quarter of the perplexity that magnitude adds"
+# id: (sentence, method, sparsity, pattern, goal): against magnitude, within layers, the same zeros
+AGAINST = {
+    "wanda-50": (HEADLINE, "wanda", 0.5, None, 0.25),
+    "wanda-30": ("At 30 % it adds at most half", "wanda", 0.3, None, 0.5),
+    "wanda-60": ("At 60 % it adds at most a quarter", "wanda", 0.6, None, 0.25),
+    "wanda-24": ("Two of four left, it adds at most half", "wanda", 0.5, (2, 4), 0.5),
+    "sparsegpt-50": ("At 50 % SparseGPT adds at most a quarter", "sparsegpt", 0.5, None, 0.25),
+    "sparsegpt-24": ("Two of four left, SparseGPT adds at most a quarter", "sparsegpt", 0.5, (2, 4), 0.25),
+}
+PRICE = {"unit": "perplexity", "better": "lower"}
+RECOVERED = ("30 % of the blocks' heads and neurons gone, after a training on at most 5 % of the tokens: "
+             "perplexity at most 1.03 of what the whole model has")  # fmt: skip
+BESIDE = "The same against the whole model trained on as many tokens more: at most 1.06"
+
+
+def interval(ours, theirs, base, resamples=2000):
+    """95 % of the ratio of two mean increases of loss over the same texts, by the percentile bootstrap."""
+    ours, theirs = (np.subtract(x, base) for x in (ours, theirs))
+    at = np.random.default_rng(0).integers(0, len(base), (resamples, len(base)))
+    found = ours[at].mean(1) / theirs[at].mean(1)
+    return tuple(float(end) for end in np.quantile(found, [0.025, 0.975]))
+
+
+def base_of(b):
+    """(model, tokenizer, calibration set, texts to judge by); None: there is no base model yet."""
+    folder = models() / "base"
+    if not chain.whole(folder):
+        return None
+    windows, length, judged, context = b.pick(smoke=(2, 24, 2, 32), quick=(8, 256, 4, 512),
+                                              full=(64, 256, 64, 512))  # fmt: skip
+    _, model, words = _lab.plain_model(str(folder), b.say)
+    context = min(context, model.config.max_seq_len)
+    return (model, words, _lab.texts(words, windows, length),
+            _lab.texts(words, judged, context, _lab.HELD_OUT))  # fmt: skip
+
+
+def bench_quality(b):
+    """Perplexity after each method, against magnitude with as many zeros."""
+    made = base_of(b)
+    if made is None:
+        for name, (sentence, *_, goal) in AGAINST.items():
+            b.not_run(name, sentence, goal=("<=", goal), headline=name == "wanda-50",
+                      why="no models/base yet: ./thirty run 3", **WORSE)  # fmt: skip
+        return
+    model, _, batches, judged = made
+    base, seen = _lab.losses(model, judged), {}
+    whole = float(np.exp(np.mean(base)))
+    asked = AGAINST if b.mode == "full" else ("wanda-50", "sparsegpt-50", "wanda-24")[: 1 + 2 * (b.mode != "smoke")]
+    for name in asked:
+        sentence, method, share, pattern, goal = AGAINST[name]
+        for side in ("magnitude", method):
+            if (side, share, pattern) not in seen:
+                made = _lab.pruned(model, batches, side, share, pattern)
+                seen[side, share, pattern] = _lab.losses(made, judged)
+        lost = {side: seen[side, share, pattern] for side in ("magnitude", method)}
+        worse = {side: float(np.exp(np.mean(x))) - whole for side, x in lost.items()}
+        b.say(f"{name}: magnitude {worse['magnitude']:+.4f}, {method} {worse[method]:+.4f}")
+        ratio, (low, high) = worse[method] / worse["magnitude"], interval(lost[method], lost["magnitude"], base)
+        b.claim(name, sentence, goal=("<=", goal), headline=name == "wanda-50", **WORSE,
+                measured={"baseline": Figure("magnitude", worse["magnitude"]), "ratio": ratio,
+                          "ours": Figure(method, worse[method]), "samples": lost,
+                          "interval": (min(low, ratio), max(high, ratio))},
+                why="the interval is over the texts judged, for one calibration set; samples are losses",
+                settings={"perplexity of the whole": whole, "share": share, "calibration": len(batches),
+                          "pattern": "of".join(map(str, pattern)) if pattern else "none",
+                          "judged": len(judged)})  # fmt: skip
+
+
+def trained(b, model, ids, plan):
+    """A copy of a model after a training."""
+    made = copy.deepcopy(model)
+    with tempfile.TemporaryDirectory() as folder:
+        _tune.recover(made, ids, plan, folder)
+    return made
+
+
+def bench_recovery(b):
+    """Heads and neurons, 30 % of the blocks: perplexity after a short training, by seed, and the control's."""
+    made, goals = base_of(b), {"recovery": (RECOVERED, 1.03), "recovery-control": (BESIDE, 1.06)}
+    if made is None or b.mode == "quick":
+        why = "no models/base yet: ./thirty run 3" if made is None else "six trainings: --full"
+        for name, (sentence, goal) in goals.items():
+            b.not_run(name, sentence, goal=("<=", goal), why=why, **PRICE)
+        return
+    model, words, batches, judged = made
+    groups, neurons = structured.sizes(model.config, 0.3, b.pick(smoke=1, quick=16, full=16))
+    cut = structured.apply(copy.deepcopy(model), batches, groups, neurons)
+    before, whole, found = _lab.perplexity(cut, judged), _lab.perplexity(model, judged), {"ours": [], "more": []}
+    for seed in b.pick(smoke=(0,), quick=(0,), full=(0, 1, 2)):
+        plan = b.pick(smoke=_tune.Plan(2, batch_size=2, context=16, seed=seed),
+                      quick=_tune.Plan(seed=seed), full=_tune.Plan(seed=seed))  # fmt: skip
+        ids = _lab.ids_of(words, plan.tokens + plan.context + 1, _lab.LEARN)
+        for name, start in (("ours", cut), ("more", model)):
+            found[name].append(_lab.perplexity(trained(b, start, ids, plan), judged))
+        b.say(f"seed {seed}: whole {whole:.4f}, pruned {before:.4f}, learnt on {found['ours'][-1]:.4f}, "
+              f"control {found['more'][-1]:.4f}")  # fmt: skip
+    blocks = [sum(p.numel() for p in m.blocks.parameters()) for m in (cut, model)]
+    settings = {"before the training": before, "tokens": plan.tokens, "weights": _lab.weights_of(cut),
+                "of the blocks": blocks[0] / blocks[1],
+                "of all": _lab.weights_of(cut) / _lab.weights_of(model)}  # fmt: skip
+    b.claim("recovery", RECOVERED, goal=("<=", 1.03), settings=settings, **PRICE,
+            measured=values("pruned, learnt on", found["ours"], "whole", [whole] * len(found["ours"])),
+            why="samples are seeds of the training; three give no interval")  # fmt: skip
+    b.claim("recovery-control", BESIDE, goal=("<=", 1.06), settings=settings, **PRICE,
+            measured=values("pruned, learnt on", found["ours"], "whole, learnt on", found["more"]))  # fmt: skip
