@@ -116,7 +116,7 @@ def test_matches_masked_sdpa():
 
 
 def test_attend_keeps_its_contract():
-    """With room for all blocks it is causal attention, whatever the house asks: masks, caches, ragged rows."""
+    """With room for all blocks it is causal attention, whatever is asked: masks, caches, ragged rows."""
     check_attend(routed(4, 100))
 
 

@@ -13,7 +13,8 @@ from common.trial import model_folder, unplugged
 from phase07_architecture.project20_sparse_attention import rope_scaling
 from phase07_architecture.project20_sparse_attention.rope_scaling import ScaledRope, extend, plain, restore
 
-SIZES = [(10_000.0, 32, 4.0, 512), (500_000.0, 128, 8.0, 8192), (10_000.0, 64, 2.5, 2048), (100.0, 16, 3.0, 64)]
+SIZES = [(10_000.0, 32, 4.0, 512), (500_000.0, 128, 8.0, 8192), (10_000.0, 64, 2.5, 2048),
+         (100.0, 16, 3.0, 64)]  # fmt: skip
 
 
 def table(way, theta, D, factor, context):
@@ -22,7 +23,8 @@ def table(way, theta, D, factor, context):
     rope = pytest.importorskip("transformers.modeling_rope_utils")
     from transformers import LlamaConfig
     said = {"rope_type": way if way != "ntk" else "dynamic", "rope_theta": theta,
-            "factor": factor if way != "ntk" else 1.0, "original_max_position_embeddings": context}  # fmt: skip
+            "factor": 1.0 if way == "ntk" else factor,
+            "original_max_position_embeddings": context}  # fmt: skip
     config = LlamaConfig(hidden_size=4 * D, num_attention_heads=4, max_position_embeddings=context,
                          rope_parameters=said)  # fmt: skip
     return rope.ROPE_INIT_FUNCTIONS[said["rope_type"]](config, torch.device("cpu"),
@@ -109,9 +111,9 @@ def test_a_folder_remembers(way, tmp_path):
 
 def test_mistakes_of_a_user():
     rope = Rope(16, 100.0)
-    with pytest.raises(UserError, match="linear, ntk, yarn, not by 'dynamic'"):
+    with pytest.raises(UserError, match="linear, ntk, yarn, not by"):
         ScaledRope(rope, "dynamic", 2.0, 64)
-    with pytest.raises(UserError, match="a factor of 0.5 is below 1"):
+    with pytest.raises(UserError, match="is below 1"):
         ScaledRope(rope, "linear", 0.5, 64)
     model = variants.alibi(GPT(tiny()))
     with pytest.raises(UserError, match="found no Rope"):
