@@ -1,0 +1,55 @@
+"""What the experiments share: the base model and its text, short trainings, small models."""
+
+import copy
+from dataclasses import replace
+
+import torch
+
+from common import hub
+from common import tokenizer as tokenizers
+from common.cli import chain, explore
+from common.errors import demand
+from common.model import GPT, ModelConfig
+
+from . import _town
+
+
+class Lab(explore.Album):
+    """The base model is never changed: what is shared is a copy of it."""
+
+    def __init__(self, config, run):
+        self.config, self.run, self.say = config, run, run.say
+        folder = chain.find("base", config.model, say=run.say)
+        self.tokenizer, self.base = tokenizers.load(folder), hub.load(folder, device=run.device)
+        most, n = self.base.config.max_seq_len, len(self.base.blocks)
+        demand(config.context <= most, f"a context of {config.context} is longer than the {most} tokens that "
+               "this model reads")  # fmt: skip
+        demand(n > 1, "a model of one layer has nothing to share between layers: name another")
+        self.plan = _town.Plan(steps=config.steps, batch_size=config.batch_size, context=config.context,
+                               learning_rate=config.learning_rate, seed=config.seed)  # fmt: skip
+        self.town = _town.Town(self.tokenizer, self.plan.tokens, config.judged, run.device)
+        self.runs = 0
+
+    def copy(self):
+        """The base model, to be changed."""
+        return copy.deepcopy(self.base)
+
+    def loss(self, model):
+        """Nats a token of unseen pages."""
+        return self.town.loss(model, self.config.context)
+
+    def trained(self, model, *, points=0, **changes):
+        """Train a model in place; [(update, loss on unseen pages)] at so many points. changes: of the plan."""
+        self.runs += 1
+        plan = replace(self.plan, **changes)
+        every = max(1, plan.steps // points) if points else 0
+        history = _town.fit(model, self.town, plan, self.run.folder / "runs" / str(self.runs), every=every)
+        model.eval()
+        return list(zip(*history.series("val_loss"), strict=True))
+
+    def small(self):
+        """A new model of 2 x 64 with two tables, always the same."""
+        torch.manual_seed(0)
+        sizes = {"n_layer": 2, "n_head": 4, "n_kv_head": 2, "d_model": 64, "d_ff": 160}
+        ends = {"vocab_size": self.tokenizer.vocab_size, "max_seq_len": self.config.context}
+        return GPT(ModelConfig(**sizes, **ends)).to(self.run.device)
