@@ -47,14 +47,14 @@ class AllToAll(torch.autograd.Function):
 
 
 def send(x, give, take, group):
-    """x (sum(give), C) -> (sum(take), C), without a gradient: rows for each process, rows from each."""
+    """x (sum(give), C) -> (sum(take), C), without a gradient: so many for, and so many from, each."""
     out = x.new_empty(sum(take), *x.shape[1:])
     dist.all_to_all_single(out, x.contiguous(), take, give, group=group)
     return out
 
 
 def exchange_counts(counts, group):
-    """counts (E,): how many of my rows each expert gets -> (W, E / W): what comes to my experts, by sender."""
+    """counts (E,): rows of mine that each expert gets -> (W, E / W): what comes to mine, by sender."""
     W = dist.get_world_size(group)
     own = [len(counts) // W] * W
     return send(counts, own, own, group).view(W, -1)

@@ -188,6 +188,6 @@ class Router(nn.Module):
             self.bias.copy_(nudge(self.bias, self.load, self.config.rate))
             self.load.zero_()
 
-    def forget(self):
-        """Keep what was said last as numbers only, without the graph that made them."""
-        self.routing = Routing(*(part.detach() for part in self.routing))
+    def __getstate__(self):
+        """A copy of the module starts without what was said last, whose graph cannot be copied."""
+        return {**self.__dict__, "routing": None}

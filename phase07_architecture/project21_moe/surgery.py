@@ -102,10 +102,7 @@ class Balanced(nn.Module):
         for router in routers:
             router.settle()
         loss = self.objective(batch)
-        loss = loss + sum(router.loss() for router in routers)
-        for router in routers:
-            router.forget()
-        return loss
+        return loss + sum(router.loss() for router in routers)
 
 
 def active(model):

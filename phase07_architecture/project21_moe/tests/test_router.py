@@ -42,13 +42,15 @@ def test_pick_takes_the_winner_times_its_gate():
 def test_two_lines_and_a_gate_follow_a_corner(how):
     """|x|: the best single line is 0.5 everywhere, wrong by 1/12 on average; two experts are far below."""
     x = torch.linspace(-1, 1, 101)
-    best = float("inf")
+    errors = []
     for seed in range(3):  # one start in a few has both lines on one side
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(seed)
             pair = two_experts.Pair(2, getattr(two_experts, how))
-            best = min(best, two_experts.fit(pair, x, x.abs(), steps=250)[-1])
-    assert best < 1 / 60
+        errors.append(two_experts.fit(pair, x, x.abs(), steps=250)[-1])
+        if errors[-1] < 1 / 60:
+            return
+    raise AssertionError(f"from no start: {errors}")
 
 
 # ---- the choice --------------------------------------------------------------------------------------------
@@ -192,11 +194,11 @@ def test_nudge_by_hand():
 @pytest.mark.exercise("nudge")
 def test_bias_evens_out_a_lopsided_router():
     """No training, no gradient: from a load with nearly everything on two experts to an even one."""
-    scores = (drawn(512, 6) + 2 * torch.tensor([3.0, 3.0, 0, 0, 0, 0])).softmax(-1)
+    scores = (drawn(512, 6) + torch.tensor([3.0, 3.0, 0, 0, 0, 0])).sigmoid()
     bias = torch.zeros(6, dtype=torch.float64)
     first = router.cv(router.load(router.choose(scores, 2)[0], 6))
-    for _ in range(400):
-        bias = router.nudge(bias, router.load(router.choose(scores, 2, bias)[0], 6), 0.005)
+    for _ in range(120):
+        bias = router.nudge(bias, router.load(router.choose(scores, 2, bias)[0], 6), 0.01)
     last = router.cv(router.load(router.choose(scores, 2, bias)[0], 6))
     assert first > 1 and last < 0.2
 
