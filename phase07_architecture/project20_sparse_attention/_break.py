@@ -129,8 +129,8 @@ def comb(lab):
         lab.say(f"  {name:8} asked for {asked:9,}, computed in order {in_order / asked:5.1f} times as many, "
                 f"by step {together / asked:4.1f}")  # fmt: skip
     fig, ((ax,),) = plots.figure(width=8)
-    plots.bars(ax, {name: {"tiles of queries in order": found[f"{name}, in order"],
-                           "queries a step apart together": found[f"{name}, by step"]} for name in shown})  # fmt: skip
+    ways = {"in order": "tiles of queries in order", "by step": "queries a step apart together"}
+    plots.bars(ax, {name: {label: found[f"{name}, {way}"] for way, label in ways.items()} for name in shown})
     ax.set(ylabel="pairs computed for one asked for", title=f"{T:,} tokens, tiles of {TILE}")
     plots.legend(ax)
     lab.save(fig, "comb.png")

@@ -1,6 +1,9 @@
 """What patterns look like, how far they reach through layers, how their time grows; where attention lies."""
 
+from functools import partial
+
 import torch
+import torch.nn.functional as F
 
 from common import plots, profiling
 from common.model import attend, set_attend
@@ -63,7 +66,7 @@ def time(lab):
         q, k, v = inputs(2, T, lab.config.head_dim, device=lab.device)
         for name, kind in kinds.items():
             call = over(pattern_of(kind, T, lab.config.width)) if kind else dense
-            taken[name].append(profiling.shortest(lambda call=call: call(q, k, v), lab.device, 0.05))
+            taken[name].append(profiling.shortest(partial(call, q, k, v), lab.device, 0.05))
         lab.say(f"  {T:6} tokens: " + ", ".join(f"{n} {x[-1] * 1e3:.1f} ms" for n, x in taken.items()))
     fig, ((ax,),) = plots.figure(height=4.6)
     for (name, seconds), marker in zip(taken.items(), "os^v", strict=True):
@@ -116,7 +119,7 @@ def others(kind, q, k, block, top, seed=0):
     earlier = torch.arange(n, device=q.device) < own
     best = fit.masked_fill(~earlier, -torch.inf).topk(min(top - 1, n), -1).indices
     chosen = torch.zeros_like(fit, dtype=torch.bool).scatter(-1, best, True) & earlier
-    return torch.cat((chosen, torch.zeros_like(chosen[..., :1])), -1)
+    return F.pad(chosen, (0, 1))
 
 
 @torch.no_grad()

@@ -13,6 +13,7 @@ Roy et al. 2020, arXiv 2003.05997 (routing by content, with clusters that are tr
 2502.13189 (MoBA: blocks by their mean key, as here); Yuan et al. 2025, arXiv 2502.11089 (NSA)."""
 
 import torch
+import torch.nn.functional as F
 
 from common.errors import demand
 from common.exercise import exercise
@@ -42,7 +43,7 @@ def route(q, centres, slots, block, top):
     fit = (q.unflatten(1, (K, H // K)) @ centres[:, :, None].mT).flatten(1, 2)  # (B, H, T, N)
     best = fit.masked_fill(~earlier, -torch.inf).topk(min(top - 1, N), -1).indices
     chosen = torch.zeros_like(fit, dtype=torch.bool).scatter(-1, best, True) & earlier
-    chosen = torch.cat((chosen, torch.zeros_like(chosen[..., :1])), -1)
+    chosen = F.pad(chosen, (0, 1))  # (B, H, T, N + 1)
     return chosen.scatter(-1, own.expand(B, H, -1, -1), True)
 
 
@@ -74,7 +75,8 @@ def readers(chosen, slots, block, S, chunk=CHUNK):
 def routed(block=32, top=4):
     """An attend for the seam; with any cache or none. Blocks are counted from the first key that is here.
 
-    A mask written out is laid over the choice. UserError for a block or a top below 1.
+    A mask written out is laid over the choice; blocks after the own one are the mask's business alone.
+    UserError for a block or a top below 1.
     """
     demand(min(block, top) >= 1, f"block {block} and top {top}: both must be at least 1")
 
@@ -87,7 +89,8 @@ def routed(block=32, top=4):
         slots = slots.reshape(-1, T)  # (B or 1, T)
         chosen = choose(q, k, slots, block, top)  # (B, H, T, blocks)
         if mask is not None:
-            return materialised(q, k, v, mask & chosen.repeat_interleave(block, -1)[..., :S])
+            later = torch.arange(S, device=q.device) // block > (slots // block)[:, None, :, None]
+            return materialised(q, k, v, mask & (chosen.repeat_interleave(block, -1)[..., :S] | later))
 
         def work():
             return readers(chosen.unflatten(1, (K, H // K)), slots, block, S)

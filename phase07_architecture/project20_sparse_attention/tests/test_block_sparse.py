@@ -231,10 +231,15 @@ def test_matches_the_window_of_project_8_in_training():
         torch.testing.assert_close(mine, true, rtol=1e-4, atol=1e-6)
 
 
+@pytest.fixture(scope="module")
+def counts():
+    return trained(steps=20)
+
+
 @pytest.mark.parametrize("name", ["sinks", "longformer", "bigbird", "fixed", "strided"])
-def test_decodes_as_it_reads(name):
+def test_decodes_as_it_reads(name, counts):
     """Token for token: everything anew for each token, with a cache, and in the engine of project 12."""
-    model, prompts = set_attend(trained(steps=20), sparse(ALL[name])), [[3, 5, 7, 9, 11, 13], [20, 19, 18]]
+    model, prompts = set_attend(counts, sparse(ALL[name])), [[3, 5, 7, 9, 11, 13], [20, 19, 18]]
     want = [decode(model, torch.tensor([ids]), 12)[0].tolist() for ids in prompts]
     cached = [decode(model, torch.tensor([ids]), 12, caches_for(model, KVCache, 1, 30))[0].tolist()
               for ids in prompts]  # fmt: skip

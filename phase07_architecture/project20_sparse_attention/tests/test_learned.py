@@ -29,7 +29,7 @@ def by_loop(q, k, block, top):
         for h in range(H):
             keys = k[b, h // (H // K)]
             for t in range(T):
-                fits = [(float(q[b, h, t] @ keys[i * block : (i + 1) * block].mean(0)), i)
+                fits = [(float(q[b, h, t].detach() @ keys[i * block : (i + 1) * block].detach().mean(0)), i)
                         for i in range(t // block)]  # fmt: skip
                 for i in [t // block, *(i for _, i in sorted(fits, reverse=True)[: top - 1])]:
                     found[b, h, t, i] = True
@@ -136,8 +136,9 @@ def test_in_caches():
 
 
 def test_finds_what_a_window_has_lost():
-    """One key far back that fits the last query: routing reads it, and random blocks mostly do not."""
+    """A block far back whose keys fit the last query: routing reads it, the own block alone does not."""
     q, k, v = qkv(1, 1, 1, 64, 16)
+    k[0, 0, 8:12] = k[0, 0, 9] + 0.1 * k[0, 0, 8:12]
     q[0, 0, -1] = 8 * k[0, 0, 9]
     full = F.scaled_dot_product_attention(q, k, v, is_causal=True)[0, 0, -1]
     near = routed(4, 4)(q, k, v, positions=torch.arange(64))[0, 0, -1]
