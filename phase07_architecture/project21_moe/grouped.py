@@ -35,7 +35,7 @@ def by_slices(h, w, ends):
 
 
 def by_torch(h, w, ends):
-    """The same by torch's grouped product, which wants 16-bit numbers on a GPU, and no rows of nobody."""
+    """The same by torch's grouped product, which wants rows of whole 16 bytes, and none of nobody."""
     return torch._grouped_mm(h, w.transpose(1, 2), offs=ends.to(torch.int32))
 
 

@@ -55,7 +55,7 @@ def rows_kernel(h, w, y, owner, first, ends, E, N, K, hr, we, wn, wk, UPCAST: co
         r = tl.load(first + tl.program_id(0)) + tl.arange(0, ROWS)
         n, end = tl.program_id(1) * COLUMNS + tl.arange(0, COLUMNS), tl.load(ends + e)
         w += e.to(tl.int64) * we
-        total = tl.zeros((ROWS, COLUMNS), tl.float32)
+        total = tl.full([ROWS, COLUMNS], 0.0, tl.float32)
         for start in range(0, K, DEPTH):
             k = start + tl.arange(0, DEPTH)
             a = tl.load(h + r[:, None].to(tl.int64) * hr + k[None, :],
@@ -76,7 +76,7 @@ def matrix_kernel(h, dy, dw, ends, N, K, hr, dr, UPCAST: constexpr, ROWS: conste
     e = tl.program_id(2)
     n, k = tl.program_id(0) * ROWS + tl.arange(0, ROWS), tl.program_id(1) * COLUMNS + tl.arange(0, COLUMNS)
     start, end = tl.load(ends + e - 1, mask=e > 0, other=0), tl.load(ends + e)
-    total = tl.zeros((ROWS, COLUMNS), tl.float32)
+    total = tl.full([ROWS, COLUMNS], 0.0, tl.float32)
     for row in range(start, end, DEPTH):
         r = (row + tl.arange(0, DEPTH)).to(tl.int64)
         a = tl.load(dy + r[None, :] * dr + n[:, None], mask=(r < end)[None, :] & (n < N)[:, None], other=0.0)
