@@ -84,7 +84,7 @@ def test_reverse_picks_and_forward_covers():
     log_p = torch.logaddexp(*humps).log_softmax(-1)
     found = {}
     for name, loss in (("forward", soft_loss), ("reverse", reverse_loss)):
-        centre, width = torch.tensor(1.0, requires_grad=True), torch.tensor(1.5, requires_grad=True)
+        centre, width = (torch.tensor(x, requires_grad=True) for x in (6.0, 1.5))
         optimizer = torch.optim.Adam([centre, width], lr=0.2)
         for _ in range(250):
             optimizer.zero_grad()
