@@ -10,6 +10,9 @@ A checkpoint is a folder that is renamed when all of it is written.
 
 import json
 import shutil
+import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
 from functools import cache
 from pathlib import Path
 
@@ -73,15 +76,16 @@ def whole_shape(model, name, p, cut) -> torch.Size:
 
 
 def write(folder: Path, tensors: dict[str, torch.Tensor], notes: dict) -> None:
-    """Put a checkpoint at `folder`, on which all ranks call; notes, from the first rank, must fit into JSON."""
+    """Put a checkpoint at `folder`, called by all ranks; notes, those of the first, must fit into JSON."""
     first, alone = not dist.is_initialized() or dist.get_rank() == 0, not dist.is_initialized()
     writing = folder.with_name(f".{folder.name}")
     if first:
         shutil.rmtree(writing, ignore_errors=True)
         writing.mkdir(parents=True)
     wait()
-    dcp.save(tensors, storage_writer=HuggingFaceStorageWriter(str(writing), save_distributed=True),
-             no_dist=alone)  # fmt: skip
+    with quiet():
+        writer = HuggingFaceStorageWriter(str(writing), save_distributed=True)
+        dcp.save(tensors, storage_writer=writer, no_dist=alone)
     wait()
     if first:
         write_json(writing / NOTES, notes)
@@ -100,10 +104,19 @@ def read(folder: Path, tensors: dict[str, torch.Tensor]) -> dict:
     known = reader.read_metadata().state_dict_metadata
     wrong = sorted(name for name, x in tensors.items() if name not in known or known[name].size != x.shape)
     if wrong or len(known) != len(tensors):
-        raise UserError(f"the checkpoint {folder} is of another model ({', '.join(wrong[:3]) or 'it holds more'})"
+        raise UserError(f"the checkpoint {folder} is of another model ({', '.join(wrong[:3]) or 'larger'})"
                         ": build the model that it was made with")  # fmt: skip
-    dcp.load(tensors, storage_reader=HuggingFaceStorageReader(str(folder)), no_dist=not dist.is_initialized())
+    with quiet():
+        dcp.load(tensors, storage_reader=reader, no_dist=not dist.is_initialized())
     return json.loads((folder / NOTES).read_text(encoding="utf-8"))
+
+
+@contextmanager
+def quiet() -> Iterator[None]:
+    """Without torch's warning that one process is alone, which it may be."""
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", "torch.distributed is disabled", UserWarning)
+        yield
 
 
 def wait() -> None:

@@ -166,7 +166,7 @@ def broadcast(wire, x, source=0, piece=65_536):
 
 
 def bytes_sent(n: int, world: int, rank: int = 0, itemsize: int = 4) -> int:
-    """What rank `rank` sends in `all_reduce` of n elements: 2 (N - 1)/N of them, exactly so where N divides n.
+    """What rank `rank` sends in `all_reduce` of n elements: 2 (N - 1)/N of them, exactly where N divides n.
 
     All but one part in each half; which, is what the steps above say: the parts r and r + 1.
     """

@@ -80,7 +80,9 @@ class Buckets:
         while len(self.waits) < len(self.buckets):
             self.send()
         for bucket, wait in zip(self.buckets, self.waits, strict=True):
-            for p, mean in zip(bucket, (wait() / self.group.world).split([p.numel() for p in bucket]), strict=True):
+            for p, mean in zip(
+                bucket, (wait() / self.group.world).split([p.numel() for p in bucket]), strict=True
+            ):
                 p.grad = mean.view_as(p)
         self.begin()
 
@@ -112,7 +114,9 @@ class Sharded(nn.Module):
             flat.register_hook(lambda grad: grad / self.group.world)
         sizes = [shape.numel() for shape in self.shapes.values()]
         parts = flat[: sum(sizes)].split(sizes)
-        return {name: part.view(shape) for (name, shape), part in zip(self.shapes.items(), parts, strict=True)}
+        return {
+            name: part.view(shape) for (name, shape), part in zip(self.shapes.items(), parts, strict=True)
+        }
 
     def run(self, shard, args, kwargs):
         return functional_call(self.hollow[0], self.gathered(shard), args, kwargs)

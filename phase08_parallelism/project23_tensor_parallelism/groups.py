@@ -1,8 +1,8 @@
 """What the layers ask of the other ranks, by one of two ways: the ring of collectives.py, or torch's own.
 
-`Ring(Processes())` and `Library()` are exchangeable; `ALONE` is one rank without others. All of them have rank,
-world, and the methods of `Ring`. Whoever waits for a rank that hangs or has died ends with a UserError that
-says in which operation, after the timeout of `init_process_group`.
+`Ring(Processes())` and `Library()` are exchangeable; `ALONE` is one rank without others. All of them have
+rank, world, and the methods of `Ring`. Whoever waits for a rank that hangs or has died ends, after the timeout
+of `init_process_group`, with a UserError that says in which operation.
 """
 
 from collections.abc import Iterator
@@ -111,6 +111,6 @@ ALONE = Ring(Wire())
 
 def cut(x, world, dim):
     """x in `world` equal parts along dim. UserError where it cannot be."""
-    demand(x.size(dim) % world == 0, f"{x.size(dim)} rows of dimension {dim} cannot be shared out evenly over "
+    demand(x.size(dim) % world == 0, f"{x.size(dim)} rows of dimension {dim} cannot be shared out over "
            f"{world} ranks: give a multiple, as --context {-(-x.size(dim) // world) * world}")  # fmt: skip
     return x.chunk(world, dim)

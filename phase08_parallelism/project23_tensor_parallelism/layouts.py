@@ -7,8 +7,9 @@ Four ways to cut, and each costs something else:
     pipeline   the blocks in p stages         p - 1 of m + p - 1 turns in which a stage has nothing to do
     data       the batch in d parts           gradients and weights once a step
 
-The formulas count what a GPU holds, sends and computes; what they cannot count is in `Machine.efficiency`, the
-share of the peak that its kernels reach, set once for each kind of GPU. `PUBLISHED` are runs to check against.
+The formulas count what a GPU holds, sends and computes; what they cannot count is in `Machine.efficiency`,
+the share of the peak that kernels reach, set once for each kind of GPU. `_published.py` has runs to check
+against.
 
 Narayanan et al. 2021, 2104.04473 (Megatron); Korthikanti et al. 2022, 2205.05198 (activations);
 Rajbhandari et al. 2019, 1910.02054 (state); Llama team 2024, 2407.21783 (Llama 3).
@@ -86,7 +87,7 @@ class Shape:
 
 
 class Layout(NamedTuple):
-    """GPUs along each axis; sequences of a micro-batch; how often a stage comes round; are blocks recomputed."""
+    """GPUs along each axis; sequences of a micro-batch; how often a stage comes round; recomputed blocks?"""
 
     tensor: int = 1
     pipeline: int = 1
@@ -137,7 +138,9 @@ def activation_bytes(shape: Shape, layout: Layout) -> float:
     a_block = tokens * shape.d_model * ACTIVATION / layout.tensor
     if layout.recompute:
         return tokens * shape.d_model * KEPT / layout.tensor * held + a_block
-    return held * a_block * (1 + (layout.rounds > 1) * (layout.pipeline - 1) / (layout.pipeline * layout.rounds))
+    return (
+        held * a_block * (1 + (layout.rounds > 1) * (layout.pipeline - 1) / (layout.pipeline * layout.rounds))
+    )
 
 
 def sent(shape: Shape, layout: Layout) -> tuple[float, float, float, float]:
@@ -159,7 +162,9 @@ def costs(shape: Shape, layout: Layout, machine: Machine) -> Costs:
     """What an update takes. Tensor traffic is waited for. That of the context and pipeline axes runs beside
     half of the products; the data-parallel one, beside half of those of one micro-batch."""
     tensor, context, pipeline, data = sent(shape, layout)
-    work = shape.flops / layout.gpus / (machine.peak * machine.efficiency) * (4 / 3 if layout.recompute else 1)
+    work = (
+        shape.flops / layout.gpus / (machine.peak * machine.efficiency) * (4 / 3 if layout.recompute else 1)
+    )
     inside = layout.tensor <= machine.node
     waits = tensor / (machine.inside if inside else machine.outside)
     waits += max(0.0, (context + pipeline) / machine.outside - work / 2)
@@ -192,7 +197,7 @@ def divisors(n: int) -> list[int]:
 def best(shape: Shape, gpus: int, machine: Machine, room: float = 0.9) -> list[tuple[Layout, Costs]]:
     """Layouts that fit into `room` of the memory, the quickest first. UserError where none does."""
     tried = [(layout, costs(shape, layout, machine)) for layout in layouts(shape, gpus, machine)]
-    demand(tried, f"{shape.n_layer} blocks and {shape.batch} sequences cannot be shared out evenly over {gpus} "
+    demand(tried, f"{shape.n_layer} blocks and {shape.batch} sequences cannot be shared out over {gpus} "
            "GPUs: give another number of GPUs, or of sequences (--batch)")  # fmt: skip
     fit = [(layout, cost) for layout, cost in tried if cost.memory <= room * machine.memory]
     least = min(cost.memory for _, cost in tried)

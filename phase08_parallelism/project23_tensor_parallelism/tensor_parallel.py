@@ -47,8 +47,8 @@ def head_shares(n_head, n_kv_head, rank, world):
     goes whole to n ranks, n = world / n_kv_head, whose queries all use it. UserError where it does not come
     out even.
     """
-    demand(n_head % world == 0, f"{n_head} query heads cannot be shared out over {world} ranks: start a number "
-           "of ranks that divides them")  # fmt: skip
+    demand(n_head % world == 0, f"{n_head} query heads cannot be shared out over {world} ranks: start some "
+           "number that divides them")  # fmt: skip
     fits = n_kv_head % world == 0 or world % n_kv_head == 0
     demand(fits, f"{n_kv_head} key/value heads and {world} ranks: one must be a multiple of the other")
     queries, keys = n_head // world, max(1, n_kv_head // world)
@@ -147,7 +147,9 @@ def apply(model, group, sequence=False):
     """
     region, tied = Region(group, sequence), model.head.weight is model.embed.weight
     start, stop = share(model.config.vocab_size, group.rank, group.world)
-    demand(stop > start, f"{model.config.vocab_size} ids leave rank {group.rank} without any: start fewer ranks")
+    demand(
+        stop > start, f"{model.config.vocab_size} ids leave rank {group.rank} without any: start fewer ranks"
+    )
     swap(model, Attention, lambda old: SplitAttention(old, model.config, region))
     swap(model, SwiGLU, lambda old: SplitSwiGLU(old, region))
     swap(model, Embedding, lambda old: VocabEmbedding(old, start, stop, region))

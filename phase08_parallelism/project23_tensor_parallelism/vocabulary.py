@@ -1,7 +1,7 @@
-"""The two ends of the model in parts: a table cut by its rows, logits of which each rank has some, their loss.
+"""The two ends of the model in parts: a table cut by its rows, some of the logits on each rank, their loss.
 
-Logits are the largest tensor of a training: B · T · V numbers. Gathered, each rank would hold all of them; so
-the loss is taken of the parts, and what goes over the wires are three numbers a token instead of V:
+Logits are the largest tensor of a training: B · T · V numbers. Gathered, each rank would hold all of them;
+so the loss is taken of the parts, and what goes over the wires are three numbers a token instead of V:
 
     loss = log sum_v exp(l_v - top) - (l_target - top)     top: the largest, so that exp does not overflow
 

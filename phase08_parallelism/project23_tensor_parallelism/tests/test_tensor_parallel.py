@@ -2,6 +2,7 @@
 
 import copy
 from functools import cache
+from itertools import pairwise
 
 import pytest
 import torch
@@ -68,8 +69,12 @@ def step(wire, tie, n_kv_head, sequence):
     return loss.item(), logits, norm.item(), {n: p.grad for n, p in mine.named_parameters()}, cuts(mine)
 
 
-CASES = [(world, tie, keys, sequence) for world in (1, 2, 4) for tie, keys in ((False, 2), (True, 1), (False, 4))
-         for sequence in (False, True)]  # fmt: skip
+CASES = [
+    (world, tie, keys, sequence)
+    for world in (1, 2, 4)
+    for tie, keys in ((False, 2), (True, 1), (False, 4))
+    for sequence in (False, True)
+]
 
 
 @pytest.mark.exercise("Copy.backward", "Sum.backward", "Gather.backward", "Scatter.backward", "head_shares",
@@ -80,7 +85,7 @@ def test_matches_one_process():
     ranks, tied and not, all rows or a slice of them."""
     for world, tie, keys, sequence in CASES:
         situation = f"{world} ranks, {keys} key/value heads, {'tied, ' * tie}{'sequence' * sequence}"
-        model, _, want, logits, grads = whole(tie, keys)
+        _, _, want, logits, grads = whole(tie, keys)
         norm = torch.stack([grad.square().sum() for grad in grads.values()]).sum().sqrt().item()
         found = ranks(world, step, tie, keys, sequence)
         for rank, (loss, mine, length, slices, how) in enumerate(found):
@@ -176,7 +181,7 @@ def test_shares_are_torch_s_chunks():
             chunks = [len(chunk) for chunk in torch.arange(size).chunk(world)]
             assert [stop - start for start, stop in found if stop > start] == chunks
             assert found[0][0] == 0 and found[-1][1] == size
-            assert all(a[1] == b[0] for a, b in zip(found, found[1:], strict=False))
+            assert all(a[1] == b[0] for a, b in pairwise(found))
 
 
 @pytest.mark.exercise("cross_entropy")

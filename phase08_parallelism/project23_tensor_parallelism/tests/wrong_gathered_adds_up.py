@@ -6,4 +6,6 @@ class Sharded:
         flat = Gather.apply(shard, self.group, 0)
         sizes = [shape.numel() for shape in self.shapes.values()]
         parts = flat[: sum(sizes)].split(sizes)
-        return {name: part.view(shape) for (name, shape), part in zip(self.shapes.items(), parts, strict=True)}
+        return {
+            name: part.view(shape) for (name, shape), part in zip(self.shapes.items(), parts, strict=True)
+        }
