@@ -114,7 +114,7 @@ def cold(lab):
     sides = {
         "the first of two": lambda: share(lab.copy(), plan),
         "the mean of two": lambda: share(lab.copy(), plan, mean=True),
-        f"mean and rank {rank}": lambda: relax(lab.copy(), plan, rank),
+        f"the first, and rank {rank}": lambda: relax(lab.copy(), plan, rank),
     }
     fig, ((ax,),) = plots.figure(height=4.6)
     found, plain = {"plain": lab.loss(lab.base)}, lab.loss(lab.base)

@@ -39,7 +39,7 @@ class Lab(explore.Album):
         return self.town.loss(model, self.config.context)
 
     def trained(self, model, *, points=0, **changes):
-        """Train a model in place; [(update, loss on unseen pages)] at so many points. changes: of the plan."""
+        """Train a model in place; [(update, loss on unseen pages)] at so many points. changes: of plan."""
         self.runs += 1
         plan = replace(self.plan, **changes)
         every = max(1, plan.steps // points) if points else 0

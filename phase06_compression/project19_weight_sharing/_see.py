@@ -128,21 +128,29 @@ def ranks(lab):
         model = factorise(lab.copy(), E)
         found[f"table, {E}"] = count(model) / count(lab.base), lab.loss(model)
     plan = adjacent(n, max(1, n // 2))
-    model = share(lab.copy(), plan, mean=True)
-    found["pairs, 0"] = count(model) / count(lab.base), lab.loss(model)
-    narrow = min(p.shape[0] for name, p in lab.base.blocks.named_parameters() if name.endswith("wk.weight"))
-    for rank in [rank for rank in (narrow // 16, narrow // 4, narrow // 2, narrow) if rank >= 1]:
-        model = relax(lab.copy(), plan, rank)
-        found[f"pairs, {rank}"] = count(model) / count(lab.base), lab.loss(model)
-    for ax, kind, title in ((left, "table", "the table in two parts"), (right, "pairs", "pairs of layers")):
-        rows = [(name.split(", ")[1], *row) for name, row in found.items() if name.startswith(kind)]
-        ax.plot([share_of for _, share_of, _ in rows], [loss for *_, loss in rows], "o-")
-        for rank, share_of, loss in rows:
-            ax.annotate(rank, (share_of, loss), xytext=(5, 5), textcoords="offset points", size=10,
-                        color=plots.INK)  # fmt: skip
+    narrow = lab.base.blocks[0].attn.wk.out_features
+    for kind in ("first", "mean"):
+        for rank in dict.fromkeys((0, narrow // 16, narrow // 4, narrow // 2, narrow)):
+            alike = {"mean": kind == "mean"}
+            model = relax(lab.copy(), plan, rank, **alike) if rank else share(lab.copy(), plan, **alike)
+            found[f"{kind}, {rank}"] = count(model) / count(lab.base), lab.loss(model)
+    for ax, kinds, title in ((left, ("table",), "the table in two parts"),
+                             (right, ("first", "mean"), "pairs of layers, and corrections")):  # fmt: skip
+        for kind in kinds:
+            draw_ranks(ax, kind, {name: row for name, row in found.items() if name.startswith(kind)})
         plots.level(ax, plain, "as it is")
         ax.set(xlabel="share of the parameters", ylabel="nats a token", title=f"{title}, by rank")
+    plots.legend(right)
     lab.save(fig, "ranks.png")
     for name, (share_of, loss) in found.items():
         lab.say(f"  {name:12} {share_of:6.1%} of the parameters, {loss:.4f} nats (as it is {plain:.4f})")
     return {name: loss for name, (_, loss) in found.items()} | {"plain": plain}
+
+
+def draw_ranks(ax, kind, rows):
+    """A line of losses against parameters, the rank beside each point."""
+    label = {"first": "the first layer's shared", "mean": "the mean shared"}.get(kind)
+    (line,) = ax.plot(*zip(*rows.values(), strict=True), "o-", label=label)
+    for name, point in rows.items():
+        ax.annotate(name.split(", ")[1], point, xytext=(5, 5), textcoords="offset points", size=10,
+                    color=line.get_color())  # fmt: skip

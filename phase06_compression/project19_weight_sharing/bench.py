@@ -99,8 +99,8 @@ def bench_losses(b, trial):
     saved = 1 - n["twice"] / n["tied"]
     also = {f"loss, {way}": found[way][0] for way in trial.others}
     b.claim("share-loss", "With pairs of layers sharing their weights, at least 30 % of the tied model's "
-            "parameters are gone and the loss is at most 1.5 % higher", **NATS, goal=("<=", 1.015), headline=True,
-            measured=by_seed(values("shared", found["twice"], "tied", found["tied"])),
+            "parameters are gone and the loss is at most 1.5 % higher", **NATS, goal=("<=", 1.015),
+            headline=True, measured=by_seed(values("shared", found["twice"], "tied", found["tied"])),
             why=f"{saved:.1%} fewer than tied, {1 - n['twice'] / n['untied']:.1%} fewer than untied, at "
                 f"{trial.sizes.vocab_size:,} tokens; {after}",
             settings={**trial.settings("untied", "tied", "twice"), "saved": saved, **also})
@@ -160,7 +160,7 @@ def bench_decode(b):
                 "with weights of their own", unit="tokens/s", better="higher", goal=(">=", goal),
                 measured=run.figures("shared", work=1), prediction=_decode.predicted(b, plan, size),
                 bound=len(plan) / len(set(plan)),
-                why=f"a block is {size / 1e6:.1f} MB: it pays where that stays in a cache and all of them do not",
+                why=f"a block is {size / 1e6:.1f} MB: it pays where one stays in a cache and all do not",
                 settings={"MB of a block": size / 1e6, "layers": n, **sweep})
 
 

@@ -110,7 +110,8 @@ def the(block: nn.Module, part: str) -> nn.Module:
 def average(modules: Sequence[nn.Module]) -> None:
     """Write the mean of the modules' parameters, name by name, into the first of them, in place.
 
-    Where layers were trained apart, their mean is the matrix that lies nearest to all of them at once.
+    As numbers the mean is nearest to all of them at once. As a layer it may be near to none: layers that were
+    trained apart keep the same thing in different rows.
     """
     first, *_ = modules
     with torch.no_grad():

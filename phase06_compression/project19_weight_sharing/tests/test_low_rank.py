@@ -157,28 +157,32 @@ def test_tables_that_would_not_shrink():
 
 @pytest.mark.exercise("corrections")
 def test_corrections_of_a_group():
-    """The mean, and what is nearest of that rank to the rest of each; at full rank the matrices."""
+    """For each the nearest of that rank to what the shared matrix leaves; at full rank all of it."""
     draw = torch.Generator().manual_seed(0)
     weights = [torch.randn(10, 6, generator=draw) for _ in range(3)]
+    shared = torch.randn(10, 6, generator=draw)
     for rank in (1, 4, 6):
-        mean, parts = corrections(weights, rank)
-        close(mean, sum(weights) / 3, "mean")
+        parts = corrections(weights, shared, rank)
         for weight, (b, a) in zip(weights, parts, strict=True):
             assert b.shape == (10, rank) and a.shape == (rank, 6)
-            left = np.linalg.svd((weight - mean).numpy(), compute_uv=False)[rank:]
-            error = (mean + b @ a - weight).norm().item()
+            left = np.linalg.svd((weight - shared).numpy(), compute_uv=False)[rank:]
+            error = (shared + b @ a - weight).norm().item()
             assert error == pytest.approx(float(np.sqrt((left**2).sum())), abs=1e-4)
 
 
 @pytest.mark.exercise("corrections", "low_rank")
-def test_relaxed_limits():
+@pytest.mark.parametrize("mean", [False, True])
+def test_relaxed_limits(mean):
     """At full rank it is the model that it was; the fewer ranks, the further off; far fewer numbers."""
     model, tokens = model_and_tokens(d_ff=16, n_head=2, n_kv_head=2)
     want = model(tokens)
     off = {}
     for rank in (1, 8, 16):
-        relaxed = relax(copy.deepcopy(model), adjacent(4, 2), rank)
+        relaxed = relax(copy.deepcopy(model), adjacent(4, 2), rank, mean=mean)
         off[rank] = (relaxed(tokens) - want).norm().item()
+        parts = relaxed.blocks[0].attn.wq
+        assert parts.B.any() == mean and parts.A.any()  # the first is what is shared: nothing to correct
+        assert torch.equal(parts.base.weight, model.blocks[0].attn.wq.weight) != mean
     assert off[16] < 1e-4 * want.norm() < off[8] < off[1]
     shared = share(copy.deepcopy(model), adjacent(4, 2), mean=True)
     assert count(shared) < count(relax(model, adjacent(4, 2), 1)) < count(model_and_tokens()[0])
@@ -200,7 +204,7 @@ def test_matches_parametrize_of_torch():
     """The same model by torch.nn.utils.parametrize: logits, and gradients of what is shared or is not."""
     model, tokens = model_and_tokens(2)
     plain = copy.deepcopy(model)
-    relax(model, (0, 0), 3)
+    relax(model, (0, 0), 3, mean=True)
     shared = {}
     for i, block in enumerate(model.blocks):
         for name in LINEAR:

@@ -40,7 +40,8 @@ def test_smoke_train(home, capsys):
     assert "each folder holds what is shared once" in said and "writes:" in said
     n = {way: found[f"{way}: parameters"] for way in ways}
     work = {way: found[f"{way}: flops"] for way in ways}
-    assert n["untied"] > n["tied"] > n["attention"] > n["feed-forward"] > n["albert"] == n["half"] == n["twice"]
+    assert n["untied"] > n["tied"] > n["attention"] > n["feed-forward"] > n["albert"] == n["twice"]
+    assert n["half"] == n["twice"]
     assert work["untied"] == work["tied"] == work["albert"] == work["twice"] > work["half"]
     assert work["factorised"] < work["tied"] and n["factorised"] < n["tied"]
     assert all(4 * n[way] < found[f"{way}: bytes"] < 4 * n[way] + 8000 for way in ways)
@@ -65,16 +66,19 @@ def test_smoke_explore(home, capsys):
     assert found["parts: untied, 10000"] == 1 > found["parts: tied, 10000"] > found["parts: tied, 50257"]
     assert found["parts: albert, 10000"] < found["parts: twice, 10000"] < found["parts: tied, 10000"]
     assert found["vocabulary: 12 x 768, 10000"] == pytest.approx(0.0766, abs=1e-4)
-    held = {name: found[f"ties: {name}, held"] for name in explore._break.TIES}
+    held = {name: found[f"ties: {name}, held"]
+            for name in ("right", "after the optimiser", "one memory", "equal values")}  # fmt: skip
     assert held["right"] < held["after the optimiser"] == held["one memory"] == held["equal values"]
     moved = {name: found[f"ties: {name}, moved"] for name in held}
     assert moved["right"] < 1.2 < 1.5 < moved["one memory"]
-    assert found["ties: right, apart"] == found["ties: one memory, apart"] == 0 < found["ties: equal values, apart"]
+    apart = {name: found[f"ties: {name}, apart"] for name in held}
+    assert apart["right"] == apart["one memory"] == 0 < apart["equal values"]
     for line in ("holds 1 parameters that the model no longer has", "two Parameters in one memory"):
         assert line in said
     assert found["unlike: tie"] == found["unlike: layers"] == 1
-    assert found["ranks: pairs, 16"] == pytest.approx(found["ranks: plain"], abs=1e-3)
-    assert found["cold: mean and rank 2, at once"] != found["cold: the mean of two, at once"]
+    assert {"ranks: table, 14", "ranks: first, 8", "ranks: mean, 0"} <= found.keys()
+    assert found["cold: the first, and rank 2, at once"] != found["cold: the first of two, at once"]
+    assert found["cold: the first of two, at once"] == pytest.approx(found["ranks: first, 0"], abs=1e-4)
 
 
 def test_smoke_bench(home):
@@ -105,7 +109,8 @@ def test_interval_over_seeds():
     found = bench.by_seed(values("a", [1.0, 1.1, 1.2], "b", [1.0, 1.0, 1.0]))
     logs = torch.tensor([1.0, 1.1, 1.2]).log()
     half = 4.303 * logs.std() / 3**0.5
-    assert found["interval"] == pytest.approx([(logs.mean() - half).exp(), (logs.mean() + half).exp()], rel=1e-4)
+    ends = [(logs.mean() + sign * half).exp().item() for sign in (-1, 1)]
+    assert list(found["interval"]) == pytest.approx(ends, rel=1e-4)
     assert found["ratio"] == pytest.approx(1.1)
     assert bench.by_seed(values("a", [1.0], "b", [1.0]))["interval"] is None
 
