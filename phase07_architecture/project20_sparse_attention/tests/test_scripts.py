@@ -68,8 +68,9 @@ def test_smoke_bench(tmp_path, home, capsys, monkeypatch, model):
     monkeypatch.setattr(bench.chain, "find", lambda *a, **k: model)
     run_bench(bench.main, bench.profiled, ["smoke", "--device", "cpu", "--out", str(tmp_path)])
     claims = {claim["id"]: claim for claim in json.loads((tmp_path / "cpu.json").read_text())["claims"]}
-    assert {"slope-fixed", "slope-strided", "slope-window", "slope-dense", "time-fixed", "time-window", "decode",
-            "memory", "error", "context-yarn", "needles", "routing", "passkey-fixed"} <= set(claims)  # fmt: skip
+    assert {"slope-fixed", "slope-strided", "slope-window", "slope-dense", "time-fixed", "time-window",
+            "decode", "memory", "error", "context-yarn", "needles", "routing",
+            "passkey-fixed"} <= set(claims)  # fmt: skip
     not_run = {name for name, claim in claims.items() if claim["verdict"] is None}
     assert not_run == {*(name for name, *_ in _gpu.CLAIMS), _gpu.SLOPE[0], "needles"}
     assert claims["error"]["verdict"] == "met"
@@ -121,10 +122,12 @@ def test_collapse_is_where_the_loss_leaves():
 def test_mass_of_all_blocks_is_one():
     """All earlier blocks hold all of the attention outside the own one; none of them holds none."""
     q, k = (torch.randn(1, n, 24, 8, generator=torch.Generator().manual_seed(n)) for n in (2, 1))
-    every, none = learned.choose(q, k, torch.arange(24)[None], 4, 99), torch.zeros(1, 2, 24, 7, dtype=torch.bool)
+    every = learned.choose(q, k, torch.arange(24)[None], 4, 99)
+    none = torch.zeros_like(every)
     assert _see.mass(q, k, every, 4).allclose(torch.ones(1)) and _see.mass(q, k, none, 4).eq(0).all()
-    best = _see.mass(q, k, _see.others("best", q, k, 4, 3), 4).mean()
-    assert best > max(_see.mass(q, k, _see.others(kind, q, k, 4, 3), 4).mean() for kind in ("random", "nearest"))
+    best, *rest = (_see.mass(q, k, _see.others(kind, q, k, 4, 3), 4).mean()
+                   for kind in ("best", "random", "nearest"))  # fmt: skip
+    assert best > max(rest)
 
 
 def test_a_digit_is_where_it_was_put():
@@ -142,7 +145,8 @@ def test_trains_in_the_trainer(name, tmp_path):
     objective = CausalLM(set_attend(GPT(tiny()), _sides.attend_of(name, 24, 8)))
     tokens = (torch.arange(25) * 3 % 97)[None].repeat(4, 1)
     history = loop(objective, lambda i: (tokens[:, :-1], tokens[:, 1:]), folder=tmp_path / name,
-                   config=TrainConfig(steps=12, learning_rate=1e-2, log_every=1, eval_every=12, save_every=12),
+                   config=TrainConfig(steps=12, learning_rate=1e-2, log_every=1, eval_every=12,
+                                      save_every=12),
                    say=lambda text: None)  # fmt: skip
     losses = history.series("loss")[1]
     assert losses[-1] < losses[0] - 0.5

@@ -1,0 +1,13 @@
+"""The rule without the future hidden: within a tile queries see what comes after them."""
+
+
+def pieces(pattern, positions, tile=TILE, chunk=CHUNK):
+    for step, group, before in pattern.groups():
+        order = (positions % step).argsort(stable=True)
+        alike = order.split((positions % step).bincount().tolist())
+        for rows in (rows for part in alike if len(part) for rows in part.split(tile)):
+            t = positions[rows][:, None]
+            near = group.keys(range(int(t[0]), int(t[-1]) + 1, step))
+            for keys in near.split(chunk) if len(near) else ():
+                look = group.rule(t, keys)
+                yield rows, keys, look & ~before.rule(t, keys) if before.parts else look

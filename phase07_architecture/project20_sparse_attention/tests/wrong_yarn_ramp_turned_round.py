@@ -1,0 +1,11 @@
+"""Fast pairs are slowed, and slow ones stay."""
+
+
+def yarn(theta, head_dim, factor, context, device=None):
+    angles = plain(theta, head_dim, device)
+    begin, end = (head_dim * math.log(context / (2 * math.pi * turns)) / (2 * math.log(theta))
+                  for turns in (FAST, SLOW))  # fmt: skip
+    begin, end = max(math.floor(begin), 0), min(math.ceil(end), head_dim - 1)
+    ramp = (torch.arange(head_dim // 2, device=device) - begin) / max(end - begin, 0.001)
+    kept = ramp.clamp(0, 1)
+    return angles * kept + angles / factor * (1 - kept)
