@@ -7,7 +7,7 @@ import torch
 from common import hub, plots
 from common.errors import UserError
 
-from . import _lab, _tune, magnitude, structured, wanda
+from . import _attempts, _lab, _tune, magnitude, structured, wanda
 
 
 def bars(lab, title, found, name, label="times the perplexity of the whole model"):
@@ -93,6 +93,18 @@ def calibration(lab):
     for name, batches in sets.items():
         found[name] = lab.perplexity(wanda.apply(copy.deepcopy(lab.base), batches, 0.5)) / base
     return bars(lab, "Wanda, 50 %, calibrated on …", found, "calibration.png")
+
+
+def units(lab):
+    """The same model in other units, each input larger or smaller and its weights the other way round."""
+    base, found = lab.perplexity(lab.base), {}
+    for spread in (0.0, 0.5, 1.0):
+        model = _attempts.in_other_units(lab.base, spread)
+        for name in ("magnitude", "wanda"):
+            made = _lab.pruned(model, lab.batches, name, 0.5)
+            found[f"{name}, sizes differ by e^{spread}"] = lab.perplexity(made) / base
+    found = dict(sorted(found.items(), key=lambda item: item[0].split(",")[0]))
+    return bars(lab, "50 %: the same function, written in other units", found, "units.png")
 
 
 def damaged(lab):

@@ -1,4 +1,4 @@
-"""What is measured on a GPU alone: two of four through the sparse tensor cores, and a model that is smaller."""
+"""What is measured on a GPU alone: two of four through sparse tensor cores, and a model that is smaller."""
 
 import torch
 import torch.nn.functional as F

@@ -1,4 +1,4 @@
-"""What pruning costs, measured: methods against magnitude, on unseen text; and what a short training mends."""
+"""What pruning costs, measured: methods against magnitude on unseen text; what a short training mends."""
 
 import copy
 import tempfile
@@ -10,7 +10,7 @@ from common.cli import chain
 from common.cli.paths import models
 from common.results import Figure
 
-from . import _lab, _tune, structured
+from . import _attempts, _lab, _tune, structured
 
 WORSE = {"unit": "added perplexity", "better": "lower"}
 HEADLINE = "At 50 % Wanda adds at most a quarter of the perplexity that magnitude adds"
@@ -22,7 +22,14 @@ AGAINST = {
     "wanda-24": ("Two of four left, it adds at most half", "wanda", 0.5, (2, 4), 0.5),
     "sparsegpt-50": ("At 50 % SparseGPT adds at most a quarter", "sparsegpt", 0.5, None, 0.25),
     "sparsegpt-24": ("Two of four left, SparseGPT adds at most a quarter", "sparsegpt", 0.5, (2, 4), 0.25),
+    "wanda-matrix": ("At 50 %, Wanda's worth compared over the matrix adds at most a quarter",
+                     "wanda over the matrix", 0.5, None, 0.25),
+    "wanda-fitted": ("At 50 %, with Wanda's mask and what is left fitted anew, at most a quarter",
+                     "wanda, fitted", 0.5, None, 0.25),
+    "wanda-units": ("The same model with inputs of different size: at 50 % Wanda adds at most a quarter",
+                    "wanda", 0.5, None, 0.25),
 }
+METHODS = {**_lab.METHODS, **_attempts.METHODS}
 PRICE = {"unit": "perplexity", "better": "lower"}
 RECOVERED = ("30 % of the blocks' heads and neurons gone, after a training on at most 5 % of the tokens: "
              "perplexity at most 1.03 of what the whole model has")  # fmt: skip
@@ -59,19 +66,23 @@ def bench_quality(b):
                       why="no models/base yet: ./thirty run 3", **WORSE)  # fmt: skip
         return
     model, _, batches, judged = made
+    units = _attempts.in_other_units(model)
     base, seen = _lab.losses(model, judged), {}
     whole = float(np.exp(np.mean(base)))
-    asked = AGAINST if b.mode == "full" else ("wanda-50", "sparsegpt-50", "wanda-24")[: 1 + 2 * (b.mode != "smoke")]
+    asked = b.pick(smoke=["wanda-50"], quick=["wanda-50", "sparsegpt-50", "wanda-24"], full=list(AGAINST))
     for name in asked:
         sentence, method, share, pattern, goal = AGAINST[name]
+        start, lost = (units if name == "wanda-units" else model), {}
         for side in ("magnitude", method):
-            if (side, share, pattern) not in seen:
-                made = _lab.pruned(model, batches, side, share, pattern)
-                seen[side, share, pattern] = _lab.losses(made, judged)
-        lost = {side: seen[side, share, pattern] for side in ("magnitude", method)}
+            key = side, share, pattern, start is units
+            if key not in seen:
+                made = METHODS[side](copy.deepcopy(start), batches, share, pattern)
+                seen[key] = _lab.losses(made, judged)
+            lost[side] = seen[key]
         worse = {side: float(np.exp(np.mean(x))) - whole for side, x in lost.items()}
         b.say(f"{name}: magnitude {worse['magnitude']:+.4f}, {method} {worse[method]:+.4f}")
-        ratio, (low, high) = worse[method] / worse["magnitude"], interval(lost[method], lost["magnitude"], base)
+        ratio = worse[method] / worse["magnitude"]
+        low, high = interval(lost[method], lost["magnitude"], base)
         b.claim(name, sentence, goal=("<=", goal), headline=name == "wanda-50", **WORSE,
                 measured={"baseline": Figure("magnitude", worse["magnitude"]), "ratio": ratio,
                           "ours": Figure(method, worse[method]), "samples": lost,
@@ -91,7 +102,7 @@ def trained(b, model, ids, plan):
 
 
 def bench_recovery(b):
-    """Heads and neurons, 30 % of the blocks: perplexity after a short training, by seed, and the control's."""
+    """Heads and neurons, 30 % of the blocks: perplexity after a short training, and the control's."""
     made, goals = base_of(b), {"recovery": (RECOVERED, 1.03), "recovery-control": (BESIDE, 1.06)}
     if made is None or b.mode == "quick":
         why = "no models/base yet: ./thirty run 3" if made is None else "six trainings: --full"
@@ -101,7 +112,8 @@ def bench_recovery(b):
     model, words, batches, judged = made
     groups, neurons = structured.sizes(model.config, 0.3, b.pick(smoke=1, quick=16, full=16))
     cut = structured.apply(copy.deepcopy(model), batches, groups, neurons)
-    before, whole, found = _lab.perplexity(cut, judged), _lab.perplexity(model, judged), {"ours": [], "more": []}
+    before, whole = _lab.perplexity(cut, judged), _lab.perplexity(model, judged)
+    found = {"ours": [], "more": []}
     for seed in b.pick(smoke=(0,), quick=(0,), full=(0, 1, 2)):
         plan = b.pick(smoke=_tune.Plan(2, batch_size=2, context=16, seed=seed),
                       quick=_tune.Plan(seed=seed), full=_tune.Plan(seed=seed))  # fmt: skip
@@ -118,4 +130,5 @@ def bench_recovery(b):
             measured=values("pruned, learnt on", found["ours"], "whole", [whole] * len(found["ours"])),
             why="samples are seeds of the training; three give no interval")  # fmt: skip
     b.claim("recovery-control", BESIDE, goal=("<=", 1.06), settings=settings, **PRICE,
-            measured=values("pruned, learnt on", found["ours"], "whole, learnt on", found["more"]))  # fmt: skip
+            measured=values("pruned, learnt on", found["ours"], "whole, learnt on", found["more"]),
+            why="what a model gains by more text, it gains pruned or not")  # fmt: skip

@@ -15,6 +15,7 @@ from .storage import compress, expand
 
 # GPT-2's 124M shape with the course's vocabulary: 93 million weights, of which the blocks have 85
 FULL = {"vocab_size": 10_000, "n_layer": 12, "n_head": 12, "n_kv_head": 12, "d_model": 768, "d_ff": 2048}
+BASE = {"vocab_size": 10_000, "n_layer": 6, "n_head": 8, "n_kv_head": 4, "d_model": 256, "d_ff": 640}
 SMALL = {"vocab_size": 320, "n_layer": 2, "n_head": 4, "n_kv_head": 4, "d_model": 64, "d_ff": 128}
 PROMPT = 64
 

@@ -16,7 +16,7 @@ EXPERIMENTS = {
     "sparsity": _see.sparsity, "heads": _see.heads, "masks": _see.masks, "schedule": _see.schedule,
     "speed": _see.speed, "text": _see.text, "oneshot": _break.oneshot, "recovery": _break.recovery,
     "uniform": _break.uniform, "specialised": _break.specialised, "calibration": _break.calibration,
-    "damaged": _break.damaged}  # fmt: skip
+    "units": _break.units, "damaged": _break.damaged}  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -25,9 +25,9 @@ class Config:
     """Which experiments."""
     model: str = ""
     """Folder or name of a model; empty: models/base, and where there is none, a tiny one made now."""
-    shares: tuple[float, ...] = (0.1, 0.3, 0.5, 0.6, 0.7, 0.8)
+    shares: tuple[float, ...] = (0.3, 0.5, 0.6, 0.8)
     """Shares of the weights to remove, in the pictures that go through them."""
-    steps: int = 72
+    steps: int = 48
     """Updates of each training."""
     learning_rate: float = 1e-3
     """Highest size of an update."""
@@ -35,7 +35,7 @@ class Config:
     """Rows in an update."""
     context: int = 256
     """Tokens of a row."""
-    windows: int = 16
+    windows: int = 8
     """Texts that methods look at."""
     length: int = 256
     """Tokens of each."""

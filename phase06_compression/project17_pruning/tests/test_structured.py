@@ -201,7 +201,6 @@ def test_layers_go():
 # ---- all of it ----
 
 
-@pytest.mark.exercise("cut_heads", "cut_neurons")
 def test_matches_transformers():
     """What is left is a Llama of smaller sizes: transformers, built with those, gives the same logits."""
     transformers = pytest.importorskip("transformers")

@@ -154,7 +154,7 @@ def test_saliency_is_what_the_best_repair_cannot_save():
     H = damped(moments.hessian, 0.01)
     scores = saliency(w.double(), inverse_factor(moments.hessian))
     inverse = H.inverse()
-    close(scores[:, 0], w[:, 0].double() ** 2 / inverse[0, 0], "of column 0, all others free", rtol=1e-6, atol=1e-9)
+    close(scores[:, 0], w[:, 0].double() ** 2 / inverse[0, 0], "of column 0", rtol=1e-6, atol=1e-9)
     for row in range(2):  # column 0 is removed, and least squares finds the best of the rest
         rest = torch.linalg.solve(H[1:, 1:], H[1:] @ w[row].double())
         left = torch.cat((torch.zeros(1, dtype=torch.float64), rest))
