@@ -95,7 +95,7 @@ def context(lab):
 def sinks(lab):
     """The base model behind a window, with and without the first four tokens in sight."""
     T, width = lab.context, max(8, lab.context // 8)
-    chronicles = _long.Chronicles(lab.tokenizer, T)
+    chronicles = _long.Chronicles(lab.tokenizer, max(512, T))
     sides = {"all": attend, f"the last {width + 4}": sparse(patterns.window(width + 4)),
              f"the last {width}, and the first 4": sparse(patterns.sinks(width))}  # fmt: skip
     size, found = max(8, T // 32), {}

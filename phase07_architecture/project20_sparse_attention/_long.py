@@ -14,6 +14,7 @@ from phase01_foundation.project03_pretrain import probe
 
 LEARN, HELD = 100_000, 0  # numbers of documents: what is trained on, and what is judged by
 ASKED = 24  # tokens kept free for each question
+LEAST = 256  # tokens of a row
 
 
 @dataclass(frozen=True)
@@ -29,9 +30,9 @@ class Chronicles:
     """Rows of so many tokens, each a pure function of its number."""
 
     def __init__(self, tokenizer, length, needles=7):
-        demand(length >= 96, f"rows of {length} tokens: a chronicle with a question takes at least 96")
+        demand(length >= LEAST, f"rows of {length} tokens: a chronicle with a question takes {LEAST}")
         self.tokenizer, self.length, self.town = tokenizer, length, TinyTown()
-        self.needles = max(1, min(needles, length // 96))
+        self.needles = max(1, min(needles, length // LEAST))
         self.row = lru_cache(maxsize=4096)(self.made)
 
     def count(self, text):

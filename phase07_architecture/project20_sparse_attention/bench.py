@@ -157,7 +157,7 @@ class Quality:
 
     def beyond(self, model, factor):
         """(mean loss beyond the context, share of facts found) in rows `factor` times as long."""
-        chronicles = _long.Chronicles(self.tokenizer, max(96, factor * self.context))
+        chronicles = _long.Chronicles(self.tokenizer, max(512, factor * self.context))
         losses, needles, _ = _long.judge(model, chronicles, range(self.documents))
         return losses[self.context :].mean().item(), needles
 
@@ -185,7 +185,7 @@ def bench_context(b):
 def bench_routing(b):
     """Of the base model's attention outside the own block: the share on chosen blocks, and random ones."""
     quality, block = Quality(b), b.pick(smoke=4, quick=16, full=16)
-    chronicles = _long.Chronicles(quality.tokenizer, max(96, quality.context))
+    chronicles = _long.Chronicles(quality.tokenizer, max(512, quality.context))
     rows = [chronicles.row(i).ids[: quality.context].to(b.device) for i in range(quality.documents)]
     found = _see.masses(quality.base, rows, block, 4)
     b.claim("routing", "Blocks chosen by their mean key hold at least twice the attention of random ones",

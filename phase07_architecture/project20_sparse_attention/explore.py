@@ -58,11 +58,11 @@ class Config:
         demand(least >= 1, "width, head_dim, block, documents and steps must be at least 1")
         demand(min(self.reach, self.most, self.comb, self.passkey) >= 16,
                "reach, most, comb and passkey are lengths of rows: at least 16")  # fmt: skip
-        demand(self.longest >= 96, "longest must be at least 96: a chronicle with a question in it")
+        demand(self.longest >= 256, "longest must be at least 256: a chronicle with a question in it")
 
 
 PRESETS = {
-    "smoke": Config(reach=32, most=256, width=16, head_dim=16, comb=256, block=4, longest=128, documents=1,
+    "smoke": Config(reach=32, most=256, width=16, head_dim=16, comb=256, block=4, longest=512, documents=1,
                     passkey=16, steps=2),
     "cpu": Config(),
     "gpu": Config(most=65_536, longest=8192, documents=16, steps=1000),
@@ -90,11 +90,11 @@ class Lab(explore.Album):
     @property
     def context(self):
         """Tokens of the model's training rows, or half of the longest rows here, if that is less."""
-        return min(self.base.config.max_seq_len, max(48, self.config.longest // 2))
+        return min(self.base.config.max_seq_len, self.config.longest // 2)
 
     def text(self, number, length):
         """The first tokens of a chronicle, (length,)."""
-        return _long.Chronicles(self.tokenizer, max(96, length)).row(number).ids[:length].to(self.device)
+        return _long.Chronicles(self.tokenizer, max(512, length)).row(number).ids[:length].to(self.device)
 
     def long_model(self):
         """{name: the long model of this project}, if it was made and has the base's tokenizer."""

@@ -59,11 +59,11 @@ class Config:
         demand(self.factor >= 1, f"a factor of {self.factor}: a context becomes at least as long as it was")
         least = min(self.steps, self.batch_size, self.documents, self.width)
         demand(least >= 1, "steps, batch_size, documents and width must be at least 1")
-        demand(self.length == 0 or self.length >= 96, "length must be at least 96, or 0")
+        demand(self.length == 0 or self.length >= _long.LEAST, f"length must be {_long.LEAST} or more, or 0")
 
 
 PRESETS = {
-    "smoke": Config(factor=2.0, length=128, steps=2, documents=2, width=16),
+    "smoke": Config(factor=2.0, length=512, steps=2, documents=2, width=16),
     "cpu": Config(),
     "gpu": Config(factor=16.0, steps=2000, batch_size=8, documents=32),
 }
