@@ -134,13 +134,17 @@ def test_too_large_too_slow_and_no_text(service, url):
     assert empty(service) and ask(url, asked()).ok
 
 
-ODD = [b"{\xff\xfe", b"", b"null", b"[]", b'"x"', b"{" * 5000, b"[" * 9000, b'{"model": "tiny", "prompt": NaN}',
-       b'{"model": "tiny", "prompt": "\\ud800"}', b'{"model": "tiny", "prompt": [1e999]}',
-       b'{"model": "tiny", "prompt": "a", "temperature": NaN}', b'{"model": "tiny", "prompt": [[]]}',
-       b'{"model": "tiny", "prompt": "a", "seed": 1' + b"0" * 400 + b"}", b'{"model": "tiny", "prompt": [-1]}',
-       b'{"model": "tiny", "prompt": "a", "seed": ' + b"9" * 5000 + b"}", b'{"model": "tiny", "prompt": [999]}',
-       b'{"model": "tiny", "prompt": "a", "stop": ""}', b'{"model": "tiny", "prompt": "a", "n": 17}',
-       b'{"model": "tiny", "prompt": [true]}', b'{"model": "tiny", "prompt": {"a": 1}}']  # fmt: skip
+def fields(rest):
+    """A body that asks for this model, and the rest, as it is sent."""
+    return b'{"model": "tiny", ' + rest + b"}"
+
+
+ODD = [b"{\xff\xfe", b"", b"null", b"[]", b'"x"', b"{" * 5000, b"[" * 9000, fields(b'"prompt": NaN'),
+       fields(b'"prompt": "\\ud800"'), fields(b'"prompt": [1e999]'), fields(b'"prompt": [[]]'),
+       fields(b'"prompt": "a", "temperature": NaN'), fields(b'"prompt": [-1]'), fields(b'"prompt": [999]'),
+       fields(b'"prompt": "a", "seed": 1' + b"0" * 400), fields(b'"prompt": "a", "seed": ' + b"9" * 5000),
+       fields(b'"prompt": "a", "stop": ""'), fields(b'"prompt": "a", "n": 17'), fields(b'"prompt": [true]'),
+       fields(b'"prompt": {"a": 1}')]  # fmt: skip
 
 
 @pytest.mark.parametrize("body", ODD, ids=lambda body: body[:40].decode("latin-1"))

@@ -61,7 +61,7 @@ def test_a_busy_owner_takes_all_that_is_there_and_waits_for_nothing():
     done = []
     asking = threading.Thread(target=lambda: done.append(loop.collect()), daemon=True)
     asking.start()
-    asking.join(5)
+    asking.join(2)
     assert done == [[]], "a busy owner waited for an order that nobody sent"
 
 
@@ -145,7 +145,7 @@ def test_matches_one_at_a_time(folder, switches):
     want = one_at_a_time(_trial.engine_of(folder, double=True), asked())
     loop = EngineLoop(_trial.engine_of(folder, double=True, **switches)).start()
     try:
-        got = asyncio.run(asyncio.wait_for(answers(loop, asked()), 20))
+        got = asyncio.run(asyncio.wait_for(answers(loop, asked()), 10))
     finally:
         loop.stop()
     assert got == [(answer.ids, answer.text) for answer in want]
