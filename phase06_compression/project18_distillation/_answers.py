@@ -1,5 +1,6 @@
 """TinyTown's instructions as batches, and the share of them that a model answers rightly."""
 
+import copy
 from itertools import islice
 
 import torch
@@ -29,8 +30,6 @@ class Answers:
     def batches(self, plan):
         """batch_at(i) -> packed rows of at most `context` tokens: a pure function of i."""
         encoded = [truncate(encode(row["messages"], self.tokenizer), plan.context) for row in self.learn]
-        demand(encoded, "there is no row to learn from")
-
         def batch_at(i):
             draw = torch.Generator().manual_seed(1_000_003 * plan.seed + i)
             chosen = torch.randint(len(encoded), (plan.batch_size,), generator=draw).tolist()
@@ -44,9 +43,11 @@ class Answers:
         return AnswerLoss(model)
 
     def taught(self, teacher):
-        """The same rows with the teacher's own answers, where they are right."""
-        made = object.__new__(Answers)
-        made.__dict__ |= self.__dict__ | {"learn": task_kd.answered(teacher, self.tokenizer, self.learn)}
+        """The same rows with the teacher's own answers, where they are right. UserError where none is."""
+        made = copy.copy(self)
+        made.learn = task_kd.answered(teacher, self.tokenizer, self.learn)
+        demand(made.learn, f"the teacher answered none of {len(self.learn)} rows rightly, so there is "
+               "nothing to learn from it: take a tuned model, ./thirty run 4 makes one")  # fmt: skip
         return made
 
     def loss(self, model, context, most=None):

@@ -49,7 +49,7 @@ class Sizes:
 class Plan:
     """A training, the same for the student with a teacher and for the one without."""
 
-    steps: int = 500
+    steps: int = 400
     """Updates."""
     learning_rate: float = 6e-3
     """Highest size of an update; it warms up over a twentieth of the run, and falls to a twentieth."""

@@ -148,7 +148,7 @@ def bench_speed(b, teacher, student):
     def writes(model):
         return lambda: len(generate(model, prompt, sampling)[0].ids)
 
-    run = b.compare({"teacher": writes(teacher), "student": writes(student)}, check=0.0,
+    run = b.compare({"teacher": writes(teacher), "student": writes(student)}, check=0.0, memory=False,
                     budget=b.pick(smoke=0.5, quick=8, full=60))  # fmt: skip
     sizes = {name: _fit.weights(model) for name, model in (("teacher", teacher), ("student", student))}
     b.claim("speed", "The student writes at least 2.5 times as many tokens a second as its teacher, one text "
@@ -233,7 +233,7 @@ def bench_chunks(b):
 def bench_task(b, trial, folder):
     """Answers: teacher, student alone, student with the teacher."""
     tokenizer, teacher = tokenizers.load(folder), hub.load(folder, device=b.device)
-    steps = b.pick(smoke=2, quick=8, full=500)
+    steps = b.pick(smoke=2, quick=8, full=300)
     plan = replace(trial.plan, steps=steps, batch_size=b.pick(smoke=2, quick=8, full=24))
     text = Answers(tokenizer, steps * plan.batch_size, b.pick(smoke=2, quick=14, full=210), b.device)
     found = {"teacher": text.judge(teacher, teacher, plan.context)}

@@ -61,7 +61,7 @@ class Config:
     """Its key and value heads in a block."""
     d_ff: int = 320
     """Its numbers inside a feed-forward."""
-    steps: int = 500
+    steps: int = 400
     """Updates, of the student alone as well."""
     learning_rate: float = 6e-3
     """Highest size of an update; it warms up over a twentieth of the run, and falls to a twentieth."""
@@ -84,6 +84,9 @@ class Config:
 
     def __post_init__(self):
         demand(self.drafts >= 0, "drafts must be at least 0")
+        demand(self.chunk >= 1, "chunk must be at least 1")
+        demand(self.temperature > 0, f"temperature is {self.temperature}: it must be above 0")
+        demand(0 <= self.alpha <= 1, f"alpha is {self.alpha}: it is a share, from 0 to 1")
         demand(self.judged > self.context, "judged must be more tokens than one context holds")
         self.plan  # noqa: B018 - says now what would be wrong later
 

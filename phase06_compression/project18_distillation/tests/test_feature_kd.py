@@ -60,7 +60,6 @@ def test_taps_are_what_the_model_computes():
             close(mine, true, f"{name} of block {layer}")
 
 
-@pytest.mark.exercise("relation")
 def test_matches_attention_of_transformers(tmp_path):
     """Queries and keys of the last block, with its own heads: the attention that transformers returns."""
     transformers = pytest.importorskip("transformers")

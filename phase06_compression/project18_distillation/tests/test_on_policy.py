@@ -47,7 +47,7 @@ def test_matches_torch_kl_of_distributions(T):
     close(*slopes, "gradient", rtol=1e-4, atol=1e-5)
 
 
-@pytest.mark.exercise("jsd_loss")
+@pytest.mark.slow  # trl takes its time to import
 @pytest.mark.parametrize("beta", [0.1, 0.5, 0.9])
 def test_matches_the_generalized_jsd_of_trl(beta):
     """TRL's GKD, which has no factor T²."""

