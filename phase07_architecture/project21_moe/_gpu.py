@@ -31,15 +31,14 @@ def measure(b):  # pragma: no cover - gpu
     made, dense = layer(C, F, E, 2, b.device, torch.bfloat16)
     x = torch.randn(N, C, device=b.device, dtype=torch.bfloat16, requires_grad=True)
     routing = routed(made, x)
-    sides, stacked = {}, None
+    sides = {}
     for name, product in (("triton", triton_grouped.product), ("torch._grouped_mm", grouped.by_torch)):
         stacked = grouped.Stacked(made.experts, product).to(b.device)
         sides[name] = and_back(call_of(x, routing, stacked), [x, *stacked.parameters()])
     plain = made.experts
     sides["loop"] = and_back(lambda: loop(x, routing, plain), [x, *plain.parameters()])
     sides["dense"] = and_back(lambda: dense(x), [x, *dense.parameters()])
-    run = b.compare(sides, check=lambda want, got: len(got) == 4 or near(want[0], got[0]), memory=False,
-                    counts={"triton": {"FLOPs": flops(N, C, F)}})  # fmt: skip
+    run = b.compare(sides, check=alike, memory=False, counts={"triton": {"FLOPs": flops(N, C, F)}})
     for name, sentence, rival, goal in CLAIMS:
         fastest = N * b.ceilings.bf16 / flops(N, C, F)
         measured = run.figures("triton", rival, work=N)
@@ -54,5 +53,7 @@ def call_of(x, routing, stacked):  # pragma: no cover - gpu
     return lambda: sorted_segments(x, routing, stacked, compute)
 
 
-def near(want, got):  # pragma: no cover - gpu
-    return (want.float() - got.float()).abs().max() <= 0.05 * want.float().abs().max()
+def alike(want, got):  # pragma: no cover - gpu
+    """Outputs in bfloat16; but for the dense layer's, which computes something else with three matrices."""
+    dense = len(got) == 5 and got[2].dim() == 2
+    return dense or (want[0].float() - got[0].float()).abs().max() <= 0.05 * want[0].float().abs().max()

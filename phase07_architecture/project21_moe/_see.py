@@ -23,7 +23,7 @@ def toy(lab) -> dict:
         for seed in range(3):  # some starts have both lines on one side
             torch.manual_seed(seed)
             pair = two_experts.Pair(experts, combine)
-            tries.append((two_experts.fit(pair, x, y)[-1], pair))
+            tries.append((two_experts.fit(pair, x, y, steps=250)[-1], pair))
         error, pair = min(tries, key=lambda tried: tried[0])
         with torch.no_grad():
             made, gates = pair(x)

@@ -111,7 +111,7 @@ def bench_quality(b, trial):
             "below the dense model's", headline=True, **NATS, goal=("<=", 0.985), settings=settings,
             measured=values("experts", found["experts"], "dense", found["dense"]),
             why=f"unseen pages of TinyTown; {every / plain:.1f} times the weights")  # fmt: skip
-    b.claim("wall-clock", "At equal wall-clock time on this machine the loss is still below the dense model's",
+    b.claim("wall-clock", "At equal time on this machine's clock the loss is still below the dense model's",
             **NATS, goal=("<", 1.0), settings=settings,
             measured=values("experts", found["experts"], "dense, as long", found["dense, as long"]),
             why="the dense model gets as many updates more as an update of the mixture takes longer")
@@ -203,7 +203,7 @@ def bench_speed(b):
     run = b.compare(sides, check=alike, counts=counts, memory=False)
     fastest = N * b.ceilings.fp32 / counts["sorted"]["FLOPs"]
     for id, rival, goal, sentence, why in (
-        ("sorted-mask", "mask", 3.0, "The sorted way is at least 3 times as fast as every expert under a mask",
+        ("sorted-mask", "mask", 3.0, "The sorted way is at least 3 times as fast as all experts under a mask",
          "the mask computes E / k = 8 times the products"),
         ("sorted-loop", "loop", 3.0, "It is at least 3 times as fast as the loop that computes as little",
          "both do the same products: only gathers, adds and copies can be saved; see the sweep"),
