@@ -4,6 +4,7 @@ The cap is RLIMIT_DATA, which counts what a process has allocated; RLIMIT_AS wou
 torch only reserves. So this is for Linux.
 """
 
+import gc
 import importlib.util
 import sys
 from collections.abc import Iterator
@@ -70,23 +71,28 @@ def trained(sizes, group, updates=2) -> float:
     return loss.item()
 
 
-def peak(sizes, group) -> int:
-    """Most bytes in memory during a training, above what was there before."""
-    before = held("VmRSS")
-    reset_peak(CPU)
-    trained(sizes, group)
-    return peak_memory(CPU) - before
+def peaks(rank, world, sizes):
+    """Most bytes in memory on each rank, above what was there before: in training its part, then the whole."""
+    torch.set_num_threads(1)
+    before, found = held("VmRSS"), {}  # taken once: what was freed may stay in this process
+    for name, group in (("part", Library()), ("whole", ALONE)):
+        reset_peak(CPU)
+        trained(sizes, group)
+        found[name] = peak_memory(CPU) - before
+        gc.collect()
+    return found
 
 
 def under_a_cap(rank, world, sizes, room):
-    """On each of `world` ranks: the whole model under a cap, this rank's part under it; peaks without one."""
+    """On each of `world` ranks, under a cap of `room` bytes for each weight of the whole: the whole model's
+    end, and the loss of this rank's part."""
     torch.set_num_threads(1)
-    weights, found = numbers(sizes), {"loss": None, "alone": "trained"}
-    with cap(room * weights):
+    found = {"alone": "trained", "loss": None}
+    with cap(room * numbers(sizes)):
         try:
             trained(sizes, ALONE)
         except RuntimeError as error:
             found["alone"] = str(error).strip().splitlines()[0][-90:]
+        gc.collect()
         found["loss"] = trained(sizes, Library())
-    found["part"], found["whole"] = peak(sizes, Library()), peak(sizes, ALONE)
-    return {**found, "weights": weights, "predicted": numbers(sizes, world) / weights}
+    return found

@@ -45,8 +45,7 @@ def text(folder, stream, tokens):
                 break
         loader.write(path, pages, vocab_size=256, tokenizer="bytes")
 
-    if not path.exists():
-        on_first(write)
+    on_first(lambda: path.exists() or write())
     return loader.read(path)
 
 

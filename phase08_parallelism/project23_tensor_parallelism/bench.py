@@ -12,7 +12,7 @@ from common.ranks import spawn
 from phase01_foundation.project03_pretrain.objectives import CausalLM
 
 from . import _gpu, tensor_parallel
-from ._cap import possible, under_a_cap
+from ._cap import numbers, peaks, possible, under_a_cap
 from ._crew import Crew
 from ._lab import Update, repeats, sums, updates
 from ._threads import ranks
@@ -65,7 +65,7 @@ def bench_cap(b):
     found = spawn(under_a_cap, 2, sizes, ROOM, timeout=600.0)
     ends = [each["alone"] for each in found]
     trained = [float(each["loss"] is not None and "allocate" in each["alone"]) for each in found]
-    weights = found[0]["weights"]
+    weights = numbers(sizes)
     b.claim(
         "cap",
         sentence,
@@ -79,6 +79,7 @@ def bench_cap(b):
         },
         why="a weight takes 16 bytes, with its gradient and two moments, of which each of two holds half",
     )
+    most = spawn(peaks, 2, sizes, timeout=600.0)
     b.claim(
         "memory",
         "On two ranks each takes at most 0.6 of the memory that one alone takes for an update",
@@ -86,9 +87,9 @@ def bench_cap(b):
         better="lower",
         goal=("<=", 0.6),
         bound=0.5,
-        prediction=found[0]["predicted"],
+        prediction=numbers(sizes, 2) / weights,
         measured=values(
-            "each of two", [each["part"] for each in found], "one alone", [each["whole"] for each in found]
+            "each of two", [each["part"] for each in most], "one alone", [each["whole"] for each in most]
         ),
         why="peaks of resident memory above what was held before; norms and activations between blocks "
         "stand on both",

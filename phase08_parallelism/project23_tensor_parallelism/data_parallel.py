@@ -29,7 +29,6 @@ def average(module, group):
         p.grad.copy_(group.all_reduce(p.grad) / group.world)
 
 
-@exercise
 def fill(parameters, most):
     """Parameters, in the model's order -> buckets: lists of them, in the order in which backward reaches
     them, that is from the last to the first; each of at most `most` bytes, or of one parameter that is

@@ -1,8 +1,8 @@
 """What the layers ask of the other ranks, by one of two ways: the ring of collectives.py, or torch's own.
 
 `Ring(Processes())` and `Library()` are exchangeable; `ALONE` is one rank without others. All of them have
-rank, world, and the methods of `Ring`. Whoever waits for a rank that hangs or has died ends, after the timeout
-of `init_process_group`, with a UserError that says in which operation.
+rank, world, and the methods of `Ring`. Whoever waits for a rank that hangs or has died ends, after the
+timeout of `init_process_group`, with a UserError that says in which operation.
 """
 
 from collections.abc import Iterator

@@ -73,7 +73,7 @@ def main(config, run):
         off.append(said / known.share - 1)
         memory = costs(known.shape, known.layout, known.machine).memory / 1e9
         run.say(
-            f"  {known.name:40} published {known.share:.0%}  here {said:5.1%}  {off[-1]:+4.0%}  {memory:.0f} GB"
+            f"  {known.name:40} published {known.share:.0%}  here {said:5.1%} {off[-1]:+4.0%} {memory:.0f} GB"
         )
     draw(run, found)
     layout, cost = found[0]

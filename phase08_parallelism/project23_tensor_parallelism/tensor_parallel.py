@@ -31,7 +31,6 @@ from .vocabulary import VocabEmbedding, VocabHead
 # ---- who has what ------------------------------------------------------------------------------------------
 
 
-@exercise
 def share(size, rank, world):
     """(start, stop) of what rank `rank` has of `size` things: ceil(size / world) each, the last ranks less,
     and possibly nothing. So torch.chunk and DTensor share out, and checkpoints can be read by them."""

@@ -207,3 +207,20 @@ def test_a_checkpoint_of_another_model_is_refused(tmp_path):
         checkpoints.read(tmp_path / "step-9", checkpoints.state(other, warm(other), 1))
     with pytest.raises(UserError, match="no checkpoint"):
         checkpoints.read(tmp_path / "nothing", {})
+
+
+@pytest.mark.gpu
+def test_matches_the_cpu_on_nccl():
+    """One rank of NCCL: loss and gradients on the GPU beside those on the CPU."""
+    model, batch = model_and_batch()
+    loss, grads = whole(model, batch)
+    dist.init_process_group("nccl", store=dist.HashStore(), rank=0, world_size=1)
+    try:
+        mine = tensor_parallel.apply(copy.deepcopy(model), Library()).cuda()
+        found = ParallelCausalLM(mine)(tuple(x.cuda() for x in batch))
+        found.backward()
+        assert abs(found.item() - loss) < 1e-4
+        for name, p in mine.named_parameters():
+            close(p.grad.cpu(), grads[name], name, rtol=1e-3, atol=1e-4)
+    finally:
+        dist.destroy_process_group()

@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -59,59 +60,51 @@ def by_project_3(folder):
     return history.series("loss")[1], history.series("grad_norm")[1]
 
 
-def run_as_rank(rank, world, config, folder):
-    """What torchrun starts, within a group that is there already; figures from the first rank."""
-    return _rank.work(config, Path(folder), CPU, silent)
+def run_as_rank(rank, world, ways, folder):
+    """What torchrun starts, within a group that is there already; figures by name, from the first rank."""
+    return {name: _rank.work(config, Path(folder) / name, CPU, silent) for name, config in ways.items()}
 
 
-def test_matches_project_3_s_trainer(tmp_path):
-    """Two ranks, each with a part or each with rows of its own: the losses and norms of project 3's loop in
-    one process; with dropout those of our own one process."""
-    curve, norms = by_project_3(tmp_path / "p3")
-    plain = replace(SMALL, dropout=0.0)
-    ways = {"parts": plain, "sequence": replace(plain, sequence=True), "rows": replace(plain, parts=1),
-            "dropout": SMALL}  # fmt: skip
-    for name, config in ways.items():
-        found = spawn(run_as_rank, 2, config, str(tmp_path / name))[0] if name != "rows" else None
-        if name == "rows":
-            found = spawn(run_as_rank, 2, config, str(tmp_path / name))[0]
-        history = read_history(tmp_path / name / "metrics.jsonl")
-        want = curve
-        if name == "dropout":
-            _rank.work(SMALL, tmp_path / "alone", CPU, silent)
-            want = losses(tmp_path / "alone")
-            assert max(abs(a - b) for a, b in zip(want, curve, strict=True)) > 1e-4, "dropout does nothing"
-        else:
-            assert history.series("grad_norm")[1] == pytest.approx(norms, rel=1e-4), name
-        assert history.series("loss")[1] == pytest.approx(want, abs=2e-5), name
-        assert found["share"] == pytest.approx(1.0 if name == "rows" else 0.5, abs=0.02)
-        assert history.train[-1]["tokens"] == SMALL.steps * SMALL.batch_size * SMALL.context
+class Killed(Exception):
+    """In place of SIGKILL, right behind a checkpoint."""
 
 
-def test_goes_on_with_another_number_of_ranks(tmp_path, monkeypatch):
-    """Two updates in one process, the rest on two ranks: one curve, and no update lost or made twice."""
-    config = replace(SMALL, dropout=0.0, checkpoints=3)
-    _rank.work(config, tmp_path / "whole", CPU, silent)
-
-    class Killed(Exception):
-        pass
-
+def break_off(config, folder, step):
+    """One process, which ends without a word behind the checkpoint of this update."""
     save = _loop.Loop.save
 
     def die(self):
         save(self)
-        if self.step == 4:
+        if self.step == step:
             raise Killed
 
-    with monkeypatch.context() as patch:
+    with pytest.MonkeyPatch.context() as patch, pytest.raises(Killed):
         patch.setattr(_loop.Loop, "save", die)
-        with pytest.raises(Killed):
-            _rank.work(config, tmp_path / "broken", CPU, silent)
-    spawn(run_as_rank, 2, config, str(tmp_path / "broken"))
-    found, want = (read_history(tmp_path / name / "metrics.jsonl") for name in ("broken", "whole"))
-    assert [row["step"] for row in found.train] == [1, 2, 3, 4, 5, 6]
-    assert found.series("loss")[1] == pytest.approx(want.series("loss")[1], abs=2e-5)
-    assert sorted(path.name for path in (tmp_path / "broken").glob("step-*")) == ["step-6"]
+        _rank.work(config, folder, CPU, silent)
+
+
+def test_matches_project_3_s_trainer(tmp_path):
+    """Two ranks, each with a part or each with rows of its own: the losses and norms of project 3's loop in
+    one process; with dropout those of our own one process. A run that one process began goes on on two."""
+    curve, norms = by_project_3(tmp_path / "p3")
+    plain = replace(SMALL, dropout=0.0, checkpoints=3)
+    ways = {"parts": plain, "sequence": replace(plain, sequence=True), "rows": replace(plain, parts=1),
+            "ring": replace(plain, ring=True), "broken": plain, "dropout": SMALL}  # fmt: skip
+    _rank.work(SMALL, tmp_path / "alone", CPU, silent)
+    break_off(plain, tmp_path / "broken", 4)
+    found = spawn(run_as_rank, 2, ways, str(tmp_path))[0]
+    dropped = losses(tmp_path / "alone")
+    assert max(abs(a - b) for a, b in zip(dropped, curve, strict=True)) > 1e-4, "dropout does nothing"
+    for name in ways:
+        history = read_history(tmp_path / name / "metrics.jsonl")
+        steps, values = history.series("loss")
+        assert steps == [1, 2, 3, 4, 5, 6], f"{name}: an update is lost, or made twice"
+        assert values == pytest.approx(dropped if name == "dropout" else curve, abs=2e-5), name
+        if name != "dropout":
+            assert history.series("grad_norm")[1] == pytest.approx(norms, rel=1e-4), name
+        assert found[name]["share"] == pytest.approx(1.0 if name == "rows" else 0.5, abs=0.02)
+        assert history.train[-1]["tokens"] == SMALL.steps * SMALL.batch_size * SMALL.context
+    assert [path.name for path in (tmp_path / "broken").glob("step-*")] == ["step-6"]
 
 
 def rank_of(pid, folder):
@@ -119,8 +112,8 @@ def rank_of(pid, folder):
     try:
         if str(folder) not in Path(f"/proc/{pid}/cmdline").read_text():
             return None
-        names = dict(line.split("=", 1) for line in Path(f"/proc/{pid}/environ").read_text().split("\0") if line)
-        return int(names["RANK"]) if "RANK" in names else None
+        found = re.search(r"(?:^|\0)RANK=(\d+)", Path(f"/proc/{pid}/environ").read_text())
+        return int(found[1]) if found else None
     except (OSError, ValueError):
         return None
 
@@ -167,13 +160,13 @@ def guessed(shape):
 
 def test_state_and_bytes_by_hand():
     """Two blocks of 4 channels on two ranks: numbers that can be checked on paper."""
-    shape = Shape(n_layer=2, d_model=4, n_head=2, n_kv_head=2, n_params=1000, vocab_size=8, context=16, batch=4)
+    shape = Shape(2, 4, 2, 2, n_params=1000, vocab_size=8, context=16, batch=4)
     alone, two = Layout(), Layout(tensor=2)
     assert layouts.state_bytes(shape, alone) == 18_000 and layouts.state_bytes(shape, two) == 9_000
     assert layouts.state_bytes(shape, Layout(data=2)) == 12_000
     assert layouts.sent(shape, alone) == (0, 0, 0, 0)
     tensor, *rest = layouts.sent(shape, two)
-    # 4 rows of 16 tokens of 4 channels of 2 bytes; 4 sums a block, 2 blocks; a sum sends 2 (N - 1)/N = 1 of it
+    # 4 rows, 16 tokens, 4 channels, 2 bytes; 4 sums a block, 2 blocks; a sum sends 2 (N - 1)/N = 1 of it
     assert tensor == 4 * 16 * 4 * 2 * 8 and rest == [0, 0, 0]
     assert layouts.sent(shape, Layout(data=2))[3] == 1000 * 6 / 2
     piped = layouts.costs(shape, Layout(pipeline=2), MACHINES["H100"])
@@ -262,10 +255,6 @@ class TestBadInput:
     ])  # fmt: skip
     def test_train(self, home, capsys, words, says):
         assert says in refused(capsys, train, "smoke", *words)
-
-    def test_heads_and_ranks(self, tmp_path):
-        with pytest.raises(AssertionError, match="key/value heads and 2 ranks|query heads cannot be shared"):
-            spawn(run_as_rank, 2, replace(SMALL, n_head=3, n_kv_head=3, d_model=48), str(tmp_path))
 
     def test_explore(self, home, capsys):
         assert "no part is called" in refused(capsys, explore, "smoke", "--parts", "rings")
