@@ -20,7 +20,8 @@ class Reply:
     body: bytes = b""
     finish: str | None = None
     usage: dict | None = None
-    whole: bool = False  # the stream came to its end
+    whole: bool = False  # it came to its end
+    error: str | None = None  # what a stream said of itself
 
     @property
     def ttft(self):
@@ -32,7 +33,7 @@ class Reply:
 
     @property
     def ok(self):
-        return self.status == 200 and self.whole
+        return self.status == 200 and self.whole and self.error is None
 
 
 async def connect(url):
@@ -72,16 +73,16 @@ def take(reply, line, now):
             reply.text += text
         reply.finish = choice["finish_reason"] or reply.finish
     if "error" in body:
-        reply.body = line[6:]
+        reply.error = body["error"]["code"]
 
 
-async def ask(url, path, body, *, key="", clock=time.perf_counter):
+async def ask(url, path, body, *, key="", method="POST", clock=time.perf_counter):
     """Send one request and read its answer, whole or streamed: a Reply, whatever happens."""
     reply = Reply(sent=clock())
     try:
         reader, writer = await connect(url)
         try:
-            writer.write(request(path, body, key))
+            writer.write(request(path, body, key, method))
             if await head_of(reader, reply):
                 if reply.headers.get("content-type", "").startswith("text/event-stream"):
                     while line := await reader.readline():
@@ -98,7 +99,7 @@ async def ask(url, path, body, *, key="", clock=time.perf_counter):
     except (OSError, ValueError) as error:
         reply.finish = f"{type(error).__name__}: {error}"
     reply.ended = clock()
-    if reply.ok and not reply.text and reply.body:
+    if reply.ok and not reply.text and reply.body.startswith(b"{"):
         found = json.loads(reply.body)
         choice = found.get("choices", [{}])[0]
         reply.text = choice.get("text") or choice.get("message", {}).get("content") or ""

@@ -7,6 +7,7 @@ import signal
 import socket
 import subprocess
 import sys
+import threading
 import time
 import urllib.error
 import urllib.request
@@ -172,12 +173,29 @@ def replicas(count, *arguments, cores=None, **options):
             one.stop()
 
 
-def post(url, body, key="", timeout=120.0):
-    """(status, parsed JSON) of one request, whole."""
-    headers = {"content-type": "application/json"} | ({"authorization": f"Bearer {key}"} if key else {})
-    request = urllib.request.Request(url, json.dumps(body).encode(), headers)
+@contextmanager
+def in_thread(app):
+    """The address of an application that is served by a thread of this process; stopped at the end."""
+    sock, known, started = bound("127.0.0.1", 0), {}, threading.Event()
+
+    async def run():
+        known["loop"], known["stop"] = asyncio.get_running_loop(), asyncio.Event()
+        started.set()
+        await serve(app, sock, grace=2, then=known["stop"].wait)
+
+    thread = threading.Thread(target=lambda: asyncio.run(run()), daemon=True)
+    thread.start()
+    started.wait(10)
     try:
-        with urllib.request.urlopen(request, timeout=timeout) as answer:
-            return answer.status, json.loads(answer.read())
-    except urllib.error.HTTPError as error:
-        return error.code, json.loads(error.read())
+        yield address(sock)
+    finally:
+        known["loop"].call_soon_threadsafe(known["stop"].set)
+        thread.join(10)
+        sock.close()
+
+
+def get(url, timeout=30.0):
+    """The parsed JSON of a page."""
+    with urllib.request.urlopen(url, timeout=timeout) as answer:
+        return json.loads(answer.read())
+

@@ -1,12 +1,7 @@
-"""For tests and experiments: a tiny service, and a real server around it in a thread of this process."""
-
-import asyncio
-import threading
-from contextlib import contextmanager
+"""For tests and experiments: an engine and a service over a model folder, of a tiny size."""
 
 from common import hub, tokenizer
 
-from . import _server
 from .assemble import Switches, assemble
 from .limits import Keys
 from .service import Bounds, Service
@@ -22,25 +17,3 @@ def engine_of(folder, **switches):
 
 def service_of(folder, *, keys=None, bounds=None, name="tiny", make=None, **switches):
     return Service(engine_of(folder, **switches), name, keys=Keys(keys), bounds=bounds or Bounds(), make=make)
-
-
-@contextmanager
-def running(app):
-    """The address of a server that runs in a thread, with uvicorn and sockets; stopped at the end."""
-    sock, stopped = _server.bound("127.0.0.1", 0), {}
-
-    async def serve():
-        stopped["loop"], stopped["event"] = asyncio.get_running_loop(), asyncio.Event()
-        started.set()
-        await _server.serve(app, sock, grace=2, then=stopped["event"].wait)
-
-    started = threading.Event()
-    thread = threading.Thread(target=lambda: asyncio.run(serve()), daemon=True)
-    thread.start()
-    started.wait(10)
-    try:
-        yield _server.address(sock)
-    finally:
-        stopped["loop"].call_soon_threadsafe(stopped["event"].set)
-        thread.join(10)
-        sock.close()

@@ -2,8 +2,8 @@
 
 Came before: `Event`s, each a few ids and the text that they complete. New here: their form on the wire. A
 stream is lines `data: {json}`, each a *delta*: what is new, never all so far, or a long answer would be sent
-in O(n²) bytes. What all deltas of an answer have in common is put together once (`Shape.frame`); a token then
-costs a slip of JSON and a write. The last line is `data: [DONE]`.
+in O(n²) bytes. What all deltas of an answer have in common is put together once (`Shape.frame`); a token
+then costs a slip of JSON and a write. The last line is `data: [DONE]`.
 
 Several choices (n of each prompt) are several requests to the engine; their deltas mingle, each with its
 index.

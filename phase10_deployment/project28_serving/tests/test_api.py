@@ -39,7 +39,7 @@ def service(folder):
 
 @pytest.fixture(scope="module")
 def url(service):
-    with _trial.running(create_app(service, inspect=True)) as url:
+    with _server.in_thread(create_app(service, inspect=True)) as url:
         yield url
 
 
@@ -197,7 +197,7 @@ def test_a_key_does_not_learn_what_another_has_asked(url, folder):
     assert cached(ask(url, body)) == 0 and cached(ask(url, body)) >= 32
     assert cached(ask(url, body, key="two")) == 0, "a stranger's prompt was found: a side channel"
     shared = _trial.service_of(folder, keys=KEYS, shared_prefixes=True)
-    with _trial.running(create_app(shared)) as open_url:
+    with _server.in_thread(create_app(shared)) as open_url:
         assert cached(ask(open_url, body)) == 0 and cached(ask(open_url, body, key="two")) >= 32
 
 
@@ -336,7 +336,7 @@ def test_switches_can_be_changed_while_it_runs(folder):
         return assemble(_trial.hub.load(folder), words, switches)
 
     service = _trial.service_of(folder, make=make)
-    with _trial.running(create_app(service, inspect=True)) as url:
+    with _server.in_thread(create_app(service, inspect=True)) as url:
         running = []
         thread = threading.Thread(target=lambda: running.append(ask(url, asked(max_tokens=100))))
         thread.start()
@@ -388,7 +388,7 @@ def test_a_server_that_is_stopped_drains(folder):
     """Who is inside is served to the end, who comes is told to ask another, and then the process may go."""
     service = _trial.service_of(folder)
     app, found = create_app(service), []
-    with _trial.running(app) as url:
+    with _server.in_thread(app) as url:
         thread = threading.Thread(
             target=lambda: found.append(ask(url, asked(max_tokens=150, stream=True), key=""))
         )

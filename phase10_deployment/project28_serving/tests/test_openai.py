@@ -7,7 +7,7 @@ import pytest
 from common.generate import Sampling
 from common.tokenizer import load
 from common.trial import model_folder
-from phase10_deployment.project28_serving import _trial
+from phase10_deployment.project28_serving import _server, _trial
 from phase10_deployment.project28_serving.api import create_app
 from phase10_deployment.project28_serving.json_mode import is_json
 from phase10_deployment.project28_serving.limits import Key
@@ -26,7 +26,7 @@ def folder(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def url(folder):
-    with _trial.running(create_app(_trial.service_of(folder, keys=KEYS, double=True))) as url:
+    with _server.in_thread(create_app(_trial.service_of(folder, keys=KEYS, double=True))) as url:
         yield url
 
 
