@@ -36,11 +36,11 @@ def how_many(rows, blocks, workers):
 
     Cut into n, there are rows * n pieces, each of ceil(blocks / n) blocks; `workers` of them are done at a
     time, a wave, and every wave takes as long as one piece. The least n, from 1 to min(blocks, workers), at
-    which all waves together are at most 15 % longer than at the best of those n; 1 where there are no blocks.
+    which all waves together are at most 5 % longer than at the best of those n; 1 where there are no blocks.
     Splitting further would gain little, and every share more is one more to merge. """
     tries = range(1, max(1, min(blocks, workers)) + 1)
     time = {n: math.ceil(rows * n / workers) * math.ceil(blocks / n) for n in tries}
-    return next(n for n in tries if time[n] <= 1.15 * min(time.values()))
+    return next(n for n in tries if time[n] <= 1.05 * min(time.values()))
 
 
 @once

@@ -37,6 +37,7 @@ from . import chunked, split_k
 
 SMALLEST = 16  # rows of a tile: a GPU's matrix units take no fewer
 TILE = 16 if INTERPRETED else 64  # keys of a tile; a share is a whole number of them
+LEAST = 4  # tiles below which a share is not worth a program
 WAVES = 4  # programs that fit on one core of a GPU at once
 
 
@@ -113,7 +114,7 @@ def split(q, k, v, reach, *, splits=None):
     demand(splits is None or splits >= 1, f"the keys cannot be cut into {splits} shares: take at least 1")
     q, k, v = (x if x.stride(-1) == 1 else x.contiguous() for x in (q, k, v))
     tiles, reach = triton.cdiv(S, TILE), reach.to(torch.int32).expand(B, -1)
-    splits = splits or split_k.how_many(B * K, tiles, programs(q.device))
+    splits = splits or split_k.how_many(B * K, tiles // LEAST, programs(q.device))
     share = max(1, triton.cdiv(tiles, splits)) * TILE
     splits, rows = max(1, triton.cdiv(S, share)), B * H * T
     y, exact = q.new_empty(B, H, T, D), {"dtype": torch.float32}
