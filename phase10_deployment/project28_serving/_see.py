@@ -37,7 +37,7 @@ def latency(lab) -> dict:
                     ranked, [100 * (i + 1) / len(ranked) for i in range(len(ranked))], label=f"{share:.0%}"
                 )
             lab.say(
-                f"  {share:.0%} of {most:.1f} requests a second: first token p50 {1e3 * table['ttft p50']:.0f}, "
+                f"  {share:.0%} of {most:.1f} a second: first token p50 {1e3 * table['ttft p50']:.0f}, "
                 f"p95 {1e3 * table['ttft p95']:.0f} ms; between two p50 {1e3 * table['itl p50']:.1f}, p99 "
                 f"{1e3 * table['itl p99']:.1f} ms; lost {table['lost']}"
             )

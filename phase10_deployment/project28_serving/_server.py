@@ -38,6 +38,13 @@ class Server(uvicorn.Server):
             service.door.draining = True
         super().handle_exit(sig, frame)
 
+    @contextmanager
+    def capture_signals(self):
+        """uvicorn raises the signal again when all is over; here the script goes on to its last line."""
+        with super().capture_signals():
+            yield
+            self._captured_signals.clear()
+
 
 def bound(host, port):
     """A socket that listens; UserError where somebody else does."""

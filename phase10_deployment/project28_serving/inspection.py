@@ -101,7 +101,7 @@ async def looked_at(service, asked):
 async def pictures(service, seconds=0.25):
     """The blocks of memory as they change: whose each is (a number, null for free), and how full."""
     last = None
-    while service.loop.alive:
+    while service.ready:
         now = await service.loop.call(lambda engine: engine.store.picture())
         if now != last:
             last = now

@@ -6,18 +6,20 @@ has been lied to. Fields that change nothing (user, metadata) are taken and igno
 """
 
 import math
+import re
 from typing import Annotated, Any, ClassVar, Literal
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, model_validator
 
 from common.generate import Sampling
 
+HALVES = re.compile("[\ud800-\udfff]")
 MOST = {"n": 16, "stop": 4, "prompts": 32, "messages": 1024, "top_logprobs": 20}
 
 
 def sound(text):
     """Half of a surrogate pair is no text: no tokenizer, and no UTF-8, could say it."""
-    if any("\ud800" <= c <= "\udfff" for c in text):
+    if HALVES.search(text):
         raise ValueError("holds half of a surrogate pair, which is no character")
     return text
 
