@@ -60,7 +60,8 @@ def counted(T, D, queries, keys, back):
 
     There: q scaled and y twice, a chunk of queries' answers twice over (they are stacked), and a chunk of
     scores three times. There and back: the gradients as well, the answers of all queries (half of the chunks
-    lie in the future), and a chunk of scores six times. """
+    lie in the future), and a chunk of scores six times.
+    """
     chunk, n = min(queries, T) * min(keys, T), math.ceil(T / keys)
     if not back:
         return 4 * (3 * T * D + 2 * min(queries, T) * n * (D + 1) + 3 * chunk)

@@ -89,7 +89,8 @@ def chunked(q, k, v, reach, mask=None, *, queries=QUERIES, keys=KEYS):
 
     reach (B or 1, T): query t sees keys 0 .. reach[t] - 1; a mask (broadcasts to (B, H, T, S), True = look)
     replaces it. queries and keys: tokens of a chunk. 16-bit input is computed in float32. A query that sees
-    no key gets 0. UserError where H is no multiple of K, or a chunk holds no token. """
+    no key gets 0. UserError where H is no multiple of K, or a chunk holds no token.
+    """
     demand(min(queries, keys) >= 1, f"chunks of {queries} queries and {keys} keys: take at least 1 of each")
     (B, H, T, _), (K, S) = q.shape, k.shape[1:3]
     with torch.autocast(q.device.type, enabled=False):  # it would make the parts 16-bit again

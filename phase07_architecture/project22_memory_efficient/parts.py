@@ -38,7 +38,8 @@ def part(q, k, v, look=None):
 
     q (..., R, D), already divided by sqrt(D); k and v (..., M, D), of any float type: computed in q's
     (`scores_of`). look (broadcasts to (..., R, M)): True where the row may look, None for everywhere. A row
-    that may look at none of these keys has y 0 and lse LOW. M may be 0. """
+    that may look at none of these keys has y 0 and lse LOW. M may be 0.
+    """
     scores = scores_of(q, k)  # (..., R, M)
     if look is not None:
         scores = scores.masked_fill(~look, -math.inf)
@@ -78,7 +79,8 @@ def spans(size, S, reach, mask=None):
 
     reach (B or 1, T): query t sees keys 0 .. reach[t] - 1, and no part lies beyond the furthest. whole: every
     query sees all of it. A mask replaces the reach: then all S keys are needed, and none are known to be
-    whole. """
+    whole.
+    """
     every = [(start, min(start + size, S), False) for start in range(0, S, size)]
     return (every if mask is not None else key_tiles(reach, size)) or [(0, 0, False)]
 

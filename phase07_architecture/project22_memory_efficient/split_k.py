@@ -16,6 +16,7 @@ import math
 from concurrent.futures import ThreadPoolExecutor
 from functools import cache as once
 from functools import partial
+from threading import Barrier
 
 import torch
 
@@ -37,7 +38,8 @@ def how_many(rows, blocks, workers):
     Cut into n, there are rows * n pieces, each of ceil(blocks / n) blocks; `workers` of them are done at a
     time, a wave, and every wave takes as long as one piece. The least n, from 1 to min(blocks, workers), at
     which all waves together are at most 5 % longer than at the best of those n; 1 where there are no blocks.
-    Splitting further would gain little, and every share more is one more to merge. """
+    Splitting further would gain little, and every share more is one more to merge.
+    """
     tries = range(1, max(1, min(blocks, workers)) + 1)
     time = {n: math.ceil(rows * n / workers) * math.ceil(blocks / n) for n in tries}
     return next(n for n in tries if time[n] <= 1.05 * min(time.values()))
@@ -46,14 +48,21 @@ def how_many(rows, blocks, workers):
 @once
 def pool(threads):
     """So many workers, each of which computes with one thread; made once."""
+    before, together = torch.get_num_threads(), Barrier(threads)
 
     def start():
-        torch.set_num_threads(1)  # for this worker, and for threads that begin later: hence the last line
+        torch.set_num_threads(1)  # for this worker, and for threads that begin later: hence `before`
+        together.wait()
 
-    before, workers = torch.get_num_threads(), ThreadPoolExecutor(threads, "share", start)
-    list(workers.map(lambda _: torch.zeros(1) + 1, range(threads)))
+    workers = ThreadPoolExecutor(threads, "share", start)
+    list(workers.map(lambda _: None, range(threads)))
     torch.set_num_threads(before)
     return workers
+
+
+def workers_of(device):
+    """As many workers as torch has threads; one elsewhere than on a CPU, where a thread only gives orders."""
+    return torch.get_num_threads() if device.type == "cpu" else 1
 
 
 def in_parallel(calls, threads):
@@ -65,19 +74,18 @@ def in_parallel(calls, threads):
 
 @exercise
 def split(q, k, v, reach, mask=None, *, splits=None, threads=None):
-    """Exact attention of few queries to many keys: q (B, H, T, D), k and v (B, K, S, D) -> as q, in its
-    dtype.
+    """Exact attention of few queries to many keys: q (B, H, T, D), k and v (B, K, S, D) -> as q, in its type.
 
     reach (B or 1, T): query t sees keys 0 .. reach[t] - 1; a mask (broadcasts to (B, H, T, S), True = look)
     replaces it. splits: shares of the keys, no more than there are keys; None: `how_many`. threads: workers;
-    None: as many as torch uses. Computed in float32 at least, 16-bit keys converted share by share.
+    None: `workers_of`. Computed in float32 at least, 16-bit keys converted share by share.
 
     The keys that are needed (all S under a mask, else those up to the furthest reach) are cut into shares of
     equal size, the last perhaps smaller: `spans`. A `part` of each, `in_parallel`; then one merge.
     UserError where splits or threads is less than 1, or H is no multiple of K.
     """
     demand(all(n is None or n >= 1 for n in (splits, threads)), "splits and threads must be at least 1")
-    (B, H, T, _), (K, S), threads = q.shape, k.shape[1:3], threads or torch.get_num_threads()
+    (B, H, T, _), (K, S), threads = q.shape, k.shape[1:3], threads or workers_of(q.device)
     rows, needed, calls = group(q, k).flatten(2, 3), S if mask is not None else int(reach.max()), []
     splits = splits or how_many(1, needed // BLOCK, threads)  # a worker takes all rows and heads of its share
     if mask is not None:

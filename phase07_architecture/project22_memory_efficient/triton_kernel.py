@@ -105,7 +105,8 @@ def split(q, k, v, reach, *, splits=None):
     """As `split_k.split`, without a mask: q (B, H, T, D), k and v (B, K, S, D), reach (B or 1, T) -> as q.
 
     splits None: `split_k.how_many`, of S, as the furthest reach is known to the GPU alone. UserError for
-    another dtype or head_dim, heads that do not divide, no split, or tensors that are not on the GPU. """
+    another dtype or head_dim, heads that do not divide, no split, or tensors that are not on the GPU.
+    """
     (B, H, T, D), (K, S) = q.shape, k.shape[1:3]
     demand(H % K == 0, f"{H} query heads do not divide among {K} key heads: H must be a multiple of K")
     demand(D in HEAD_DIMS, f"the kernel has head_dim {HEAD_DIMS}, not {D}: use split_k.attend")
@@ -129,7 +130,7 @@ def split(q, k, v, reach, *, splits=None):
 
 
 def attend(q, k, v, *, positions, cache=None, mask=None, splits=None):
-    """For the seam. A mask written out goes to `chunked.py`; gradients and many queries to project 9's
+    """For the seam. A mask written out goes to `chunked.py`; the rest, but for few queries, to project 9's
     kernel.
     """
     if cache is not None:

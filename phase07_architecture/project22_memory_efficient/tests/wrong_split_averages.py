@@ -3,7 +3,7 @@
 
 def split(q, k, v, reach, mask=None, *, splits=None, threads=None):
     demand(all(n is None or n >= 1 for n in (splits, threads)), "splits and threads must be at least 1")
-    (B, H, T, _), (K, S), threads = q.shape, k.shape[1:3], threads or torch.get_num_threads()
+    (B, H, T, _), (K, S), threads = q.shape, k.shape[1:3], threads or workers_of(q.device)
     rows, needed, calls = group(q, k).flatten(2, 3), S if mask is not None else int(reach.max()), []
     splits = splits or how_many(1, needed // BLOCK, threads)  # a worker takes all rows and heads of its share
     if mask is not None:
