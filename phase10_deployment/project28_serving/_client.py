@@ -76,9 +76,10 @@ def take(reply, line, now):
         reply.error = body["error"]["code"]
 
 
-async def ask(url, path, body, *, key="", method="POST", clock=time.perf_counter):
-    """Send one request and read its answer, whole or streamed: a Reply, whatever happens."""
-    reply = Reply(sent=clock())
+async def ask(url, path, body, *, key="", method="POST", due=None, clock=time.perf_counter):
+    """Send one request and read its answer, whole or streamed: a Reply, whatever happens. due: when it
+    should have been sent; waits count from then."""
+    reply = Reply(sent=clock() if due is None else due)
     try:
         reader, writer = await connect(url)
         try:
@@ -124,8 +125,10 @@ async def in_turn(url, path, bodies, clients, **options):
 
 async def at_times(url, path, bodies, arrivals, **options):
     """An open loop: each request is sent at its time (seconds from now), whatever has come of the others."""
+    began = time.perf_counter()
+
     async def one(body, at):
-        await asyncio.sleep(at)
-        return await ask(url, path, body, **options)
+        await asyncio.sleep(began + at - time.perf_counter())
+        return await ask(url, path, body, due=began + at, **options)
 
     return await asyncio.gather(*[one(*pair) for pair in zip(bodies, arrivals, strict=True)])

@@ -35,14 +35,18 @@ class Offline:
     def __init__(self, folder, **switches):
         self.words = tokenizer.load(folder)
         model = hub.load(folder, restore=restores.table())
-        self.model = model
         self.engine = assemble(model, self.words, Switches(**switches))
 
     def run(self, some):
         """Texts of these requests, all put in at once."""
-        ids = [self.words.encode(one["prompt"]) for one in some]
+        ids = [fitted(self.words, self.engine.model, one) for one in some]
         how = [Sampling(max_tokens=one["max_tokens"], temperature=0, ignore_eos=True) for one in some]
         return [answer.text for answer in self.engine.generate(ids, how)]
+
+
+def fitted(words, model, one):
+    """The ids of a request's prompt, as many as leave room for its answer."""
+    return words.encode(one["prompt"])[: model.config.max_seq_len - one["max_tokens"]]
 
 
 @torch.no_grad()
@@ -50,7 +54,7 @@ def recomputed(model, words, some):
     """No cache at all: every token anew for every token. Seconds a token, of a few requests."""
     began, drawn = time.perf_counter(), 0
     for one in some:
-        ids = words.encode(one["prompt"])
+        ids = fitted(words, model, one)
         for _ in range(one["max_tokens"]):
             ids.append(int(model(torch.tensor([ids]))[0, -1].argmax()))
             drawn += 1

@@ -71,9 +71,9 @@ def arrivals(count, rate, seed=0):
 
 
 def percentile(values, p):
-    """The smallest value that p % of them do not exceed."""
+    """The smallest value that p % of them do not exceed; 0 of none."""
     ranked = sorted(values)
-    return ranked[max(0, math.ceil(p / 100 * len(ranked)) - 1)] if ranked else math.nan
+    return ranked[max(0, math.ceil(p / 100 * len(ranked)) - 1)] if ranked else 0.0
 
 
 def closed(url, some, clients, path="/v1/completions"):

@@ -40,7 +40,6 @@ def bench_transformers(b, folder, server):
             "messages": [{"role": "user", "content": f"Where does {name} work?"}],
             "temperature": 0,
             "max_tokens": tokens,
-            "ignore_eos": True,
         }
         for name in _load.WORDS[:8]
     ]

@@ -139,7 +139,6 @@ async def answers(loop, requests, read=lambda ticket: ticket.news()):
 
 
 @pytest.mark.parametrize("switches", [{}, {"paged": False}, {"prefix_cache": False, "speculative": "ngram"}])
-@pytest.mark.exercise("EngineLoop.collect", "EngineLoop.tell")
 def test_matches_one_at_a_time(folder, switches):
     """In float64 every request gets the ids and the text that it gets alone, whatever the mix."""
     want = one_at_a_time(_trial.engine_of(folder, double=True), asked())

@@ -1,5 +1,6 @@
 """The official client, unchanged, over a real socket: what it gets is what the engine gives."""
 
+import asyncio
 import json
 
 import pytest
@@ -7,7 +8,7 @@ import pytest
 from common.generate import Sampling
 from common.tokenizer import load
 from common.trial import model_folder
-from phase10_deployment.project28_serving import _server, _trial
+from phase10_deployment.project28_serving import _client, _server, _trial
 from phase10_deployment.project28_serving.api import create_app
 from phase10_deployment.project28_serving.json_mode import is_json
 from phase10_deployment.project28_serving.limits import Key
@@ -56,6 +57,18 @@ def test_matches_the_engine(client, folder):
         assert (answer.usage.prompt_tokens, answer.usage.completion_tokens) == (len(ids), len(want.ids))
         text = client.completions.create(model="tiny", prompt=ids, max_tokens=12, **settings)
         assert text.choices[0].text == want.text and text.usage.total_tokens == len(ids) + len(want.ids)
+
+
+def test_matches_alone_under_load(url, folder):
+    """Sixteen at once, of different lengths, greedy and drawn: each gets the text that it gets alone."""
+    words, bodies, want = load(folder), [], []
+    engine = _trial.engine_of(folder, double=True)
+    for i in range(16):
+        settings = {"max_tokens": 3 + 2 * i, "temperature": 0.8 * (i % 2), "seed": i}
+        bodies.append({"model": "tiny", "prompt": "Once " * (1 + i % 5), "stream": i % 3 > 0, **settings})
+        want.append(engine.generate([words.encode(bodies[-1]["prompt"])], [Sampling(**settings)])[0].text)
+    replies = asyncio.run(_client.in_turn(url, "/v1/completions", bodies, 8, key="one"))
+    assert [reply.text for reply in replies] == want and all(reply.ok for reply in replies)
 
 
 def test_streams_say_the_same(client, folder):
