@@ -24,6 +24,7 @@ from phase05_quantization.project14_ptq.calibration import windows
 from . import magnitude, sparsegpt, storage, structured, wanda
 
 NAME = "project17_pruning"
+ONE_BIT = 1 / 16  # the share of zeros from which a bit for each weight of 16 bits pays
 CALIBRATION, HELD_OUT, LEARN = 101, 102, 103  # streams of TinyTown that no model of the chain was trained on
 
 
@@ -45,7 +46,8 @@ def cut(model, batches, sparsity, pattern=None, layers=None):
     whole, there = model.config, len(model.blocks)
     layers = layers or there
     share = 1 - (1 - sparsity) * there / layers
-    demand(layers <= there and share > -1e-9, f"without {there - layers} of {there} layers more than "
+    demand(layers <= there, f"the model has {there} layers: {layers} cannot stay")
+    demand(share > -1e-9, f"without {there - layers} of {there} layers more than "
            f"{sparsity:.0%} are gone: take a larger share, or drop fewer")  # fmt: skip
     groups, neurons = structured.sizes(whole, share) if share > 0.01 else (whole.n_kv_head, whole.d_ff)
     return structured.apply(model, batches, groups, neurons, layers)
@@ -130,15 +132,16 @@ def plain_model(named, say, device="cpu"):
 
 
 def save(model, folder, *, tokenizer=None, card=None):
-    """Write a folder of a pruned model: its shapes, and zeros by bitmask where there are any. Returns what
-    was written, the model as it is in the file."""
+    """Write a folder of a pruned model: its shapes, and zeros by bitmask where that takes less room. Returns
+    what was written, the model as it is in the file."""
     made = copy.deepcopy(model)
-    zeros = magnitude.sparsity_of(made) > 0
-    if zeros:
+    plain = {"groups": made.config.n_kv_head, "neurons": made.config.d_ff}
+    blocks = structured.shapes(made)
+    if magnitude.sparsity_of(made) > ONE_BIT:
         storage.store(made)
     dtype = str(made.norm.weight.dtype).removeprefix("torch.")
-    hub.mark(made, NAME, blocks=structured.shapes(made) if not zeros else None, stored=storage.stored(made),
-             dtype=dtype)  # fmt: skip
+    hub.mark(made, NAME, blocks=None if blocks == [plain] * len(blocks) else blocks,
+             stored=storage.stored(made), dtype=dtype)  # fmt: skip
     hub.save(made, folder, tokenizer=tokenizer, card={"made_by": NAME, **(card or {})})
     return made
 
@@ -156,6 +159,24 @@ def file_bytes(folder) -> int:
 def weights_of(model) -> int:
     """Weights that are not 0 and not counted twice."""
     return sum(int((p != 0).sum()) for p in model.parameters())
+
+
+def counts(model) -> tuple[int, int]:
+    """Weights of the matrices of the blocks, and of the whole model; zeros count."""
+    blocks = sum(matrix.weight.numel() for matrix in magnitude.matrices(model).values())
+    return blocks, sum(p.numel() for p in model.parameters())
+
+
+def of_blocks(model, share) -> float:
+    """A share of all weights, as the share of the blocks' that has to go for it."""
+    blocks, every = counts(model)
+    return share * every / blocks
+
+
+def shares(cut, model) -> dict[str, float]:
+    """What is left of the blocks, and of all."""
+    left, whole = counts(cut), counts(model)
+    return {"left of the blocks": left[0] / whole[0], "left of all": left[1] / whole[1]}
 
 
 def write_masks(masks, path, made_of):

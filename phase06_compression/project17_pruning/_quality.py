@@ -31,9 +31,15 @@ AGAINST = {
 }
 METHODS = {**_lab.METHODS, **_attempts.METHODS}
 PRICE = {"unit": "perplexity", "better": "lower"}
-RECOVERED = ("30 % of the blocks' heads and neurons gone, after a training on at most 5 % of the tokens: "
-             "perplexity at most 1.03 of what the whole model has")  # fmt: skip
-BESIDE = "The same against the whole model trained on as many tokens more: at most 1.06"
+CONTROL = "whole, learnt on"
+AFTER = "heads and neurons, after a training on at most 5 % of the tokens: perplexity at most"
+GOALS = {
+    "recovery": (f"Without 30 % of the blocks' weights, {AFTER} 1.03 of the whole model's", 1.03),
+    "recovery-control": ("The same beside the whole model, trained on as many tokens: at most 1.06", 1.06),
+    "recovery-all": (f"Without 30 % of all weights, embedding counted, {AFTER} 1.03 of the whole model's",
+                     1.03),
+    "recovery-all-control": ("The same beside the whole model, trained on as many: at most 1.06", 1.06),
+}  # fmt: skip
 
 
 def interval(ours, theirs, base, resamples=2000):
@@ -93,7 +99,7 @@ def bench_quality(b):
                           "judged": len(judged)})  # fmt: skip
 
 
-def trained(b, model, ids, plan):
+def trained(model, ids, plan):
     """A copy of a model after a training."""
     made = copy.deepcopy(model)
     with tempfile.TemporaryDirectory() as folder:
@@ -102,33 +108,32 @@ def trained(b, model, ids, plan):
 
 
 def bench_recovery(b):
-    """Heads and neurons, 30 % of the blocks: perplexity after a short training, and the control's."""
-    made, goals = base_of(b), {"recovery": (RECOVERED, 1.03), "recovery-control": (BESIDE, 1.06)}
+    """Heads and neurons go: perplexity after a short training, beside the model that was, and a control."""
+    made = base_of(b)
     if made is None or b.mode == "quick":
-        why = "no models/base yet: ./thirty run 3" if made is None else "six trainings: --full"
-        for name, (sentence, goal) in goals.items():
+        why = "no models/base yet: ./thirty run 3" if made is None else "nine trainings: --full"
+        for name, (sentence, goal) in GOALS.items():
             b.not_run(name, sentence, goal=("<=", goal), why=why, **PRICE)
         return
     model, words, batches, judged = made
-    groups, neurons = structured.sizes(model.config, 0.3, b.pick(smoke=1, quick=16, full=16))
-    cut = structured.apply(copy.deepcopy(model), batches, groups, neurons)
-    before, whole = _lab.perplexity(cut, judged), _lab.perplexity(model, judged)
-    found = {"ours": [], "more": []}
+    whole, cuts, step = _lab.perplexity(model, judged), {}, b.pick(smoke=1, quick=16, full=16)
+    for name, share in (("recovery", 0.3), ("recovery-all", _lab.of_blocks(model, 0.3))):
+        groups, neurons = structured.sizes(model.config, share, step)
+        cuts[name] = structured.apply(copy.deepcopy(model), batches, groups, neurons)
+    before = {name: _lab.perplexity(cut, judged) for name, cut in cuts.items()}
+    found = {name: [] for name in (*cuts, CONTROL)}
     for seed in b.pick(smoke=(0,), quick=(0,), full=(0, 1, 2)):
         plan = b.pick(smoke=_tune.Plan(2, batch_size=2, context=16, seed=seed),
                       quick=_tune.Plan(seed=seed), full=_tune.Plan(seed=seed))  # fmt: skip
         ids = _lab.ids_of(words, plan.tokens + plan.context + 1, _lab.LEARN)
-        for name, start in (("ours", cut), ("more", model)):
-            found[name].append(_lab.perplexity(trained(b, start, ids, plan), judged))
-        b.say(f"seed {seed}: whole {whole:.4f}, pruned {before:.4f}, learnt on {found['ours'][-1]:.4f}, "
-              f"control {found['more'][-1]:.4f}")  # fmt: skip
-    blocks = [sum(p.numel() for p in m.blocks.parameters()) for m in (cut, model)]
-    settings = {"before the training": before, "tokens": plan.tokens, "weights": _lab.weights_of(cut),
-                "of the blocks": blocks[0] / blocks[1],
-                "of all": _lab.weights_of(cut) / _lab.weights_of(model)}  # fmt: skip
-    b.claim("recovery", RECOVERED, goal=("<=", 1.03), settings=settings, **PRICE,
-            measured=values("pruned, learnt on", found["ours"], "whole", [whole] * len(found["ours"])),
-            why="samples are seeds of the training; three give no interval")  # fmt: skip
-    b.claim("recovery-control", BESIDE, goal=("<=", 1.06), settings=settings, **PRICE,
-            measured=values("pruned, learnt on", found["ours"], "whole, learnt on", found["more"]),
-            why="what a model gains by more text, it gains pruned or not")  # fmt: skip
+        for name, start in {**cuts, CONTROL: model}.items():
+            found[name].append(_lab.perplexity(trained(start, ids, plan), judged))
+        b.say(f"seed {seed}: whole {whole:.4f}, " + ", ".join(f"{k} {v[-1]:.4f}" for k, v in found.items()))
+    for name, cut in cuts.items():
+        settings = {"before the training": before[name], "tokens": plan.tokens, **_lab.shares(cut, model)}
+        for tail, level in (("", [whole] * len(found[name])), ("-control", found[CONTROL])):
+            sentence, goal = GOALS[name + tail]
+            beside = CONTROL if tail else "whole"
+            b.claim(name + tail, sentence, goal=("<=", goal), settings=settings, **PRICE,
+                    measured=values("pruned, learnt on", found[name], beside, level),
+                    why="samples are seeds of the training; three give no interval")  # fmt: skip

@@ -9,7 +9,7 @@ import torch.nn.functional as F
 
 from common.model import GPT, Cache, ModelConfig
 
-from . import structured
+from . import _lab, structured
 from .magnitude import kept, largest
 from .storage import compress, expand
 
@@ -76,8 +76,8 @@ def model_of(sizes, context=1024):
 
 
 def smaller_model(model, share):
-    """A copy without the last heads and neurons: which ones is no matter to a clock."""
-    groups, neurons = structured.sizes(model.config, share)
+    """A copy without a share of all its weights, the last heads and neurons: a clock minds not which."""
+    groups, neurons = structured.sizes(model.config, _lab.of_blocks(model, share))
     size = {"groups": groups, "neurons": neurons}
     return structured.shaped(copy.deepcopy(model), [size] * len(model.blocks))
 

@@ -89,7 +89,7 @@ def bench_zeros(b):
 
 
 def bench_structured(b):
-    """A model without 30 % of its blocks, beside the one in which they are silent: the same answers."""
+    """A model without 30 % of its weights, beside the one in which they are silent: the same answers."""
     sizes = b.pick(smoke=_speed.SMALL, quick=_speed.FULL, full=_speed.FULL)
     shapes = {"": sizes} | ({} if b.mode == "smoke" else {"-base": _speed.BASE})
     new, length = b.pick(smoke=(2, 16), quick=(4, 256), full=(16, 256))
@@ -105,8 +105,8 @@ def bench_structured(b):
                             budget=b.pick(smoke=0.3, quick=10, full=60))  # fmt: skip
             work = new if name == "decode" else length
             doing = "writes" if name == "decode" else "reads a prompt"
-            b.claim(f"{name}{tail}", f"Without 30 % of the blocks' weights a model {said} {doing} at least "
-                    "1.25 times as fast", unit="tok/s", goal=(">=", 1.25), bound=bounds[name], **FAST,
+            b.claim(f"{name}{tail}", f"Without 30 % of its weights a model {said} {doing} at least 1.25 "
+                    "times as fast", unit="tok/s", goal=(">=", 1.25), bound=bounds[name], **FAST,
                     measured=run.figures("pruned", "whole", work=work),
                     settings={"weights read": counts[0], "pruned": counts[1],
                               "tokens": work})  # fmt: skip

@@ -148,12 +148,14 @@ def main(config, run):
     run.say(f"{folder.name}: {config.method}, {config.pattern or f'{config.sparsity:.0%} of the blocks'}")
     model, history, sides = cut(base, tokenizer, config), {}, {"whole": base}
     levels = {"whole": _lab.perplexity(base, judged), "pruned": _lab.perplexity(model, judged)}
-    masks = _tune.zeros_of(model)
+    masks = {} if config.method == "structured" else _tune.zeros_of(model)
     if config.steps:
         history, control = learn(model, base, tokenizer, config, run)
         levels |= {"pruned, learnt on": _lab.perplexity(model, judged)}
         levels |= {"whole, learnt on": _lab.perplexity(control, judged)}
-    again = keep(model, tokenizer, config, levels, masks or _tune.zeros_of(model), base, run)
+    if config.method == "gradual":
+        masks = _tune.zeros_of(model)
+    again = keep(model, tokenizer, config, levels, masks, base, run)
     metrics = {f"perplexity, {name}": value for name, value in levels.items()}
     for name, value in levels.items():
         run.say(f"perplexity, {name:18} {value:.4f}   x {value / levels['whole']:.4f}")

@@ -105,7 +105,7 @@ def test_smoke_bench(home):
     claims = {claim["id"]: claim for claim in json.loads((home / "cpu.json").read_text())["claims"]}
     for name in ("reference", "size", "size-zeros", "exact"):
         assert claims[name]["verdict"] == "met", name
-    assert {"wanda-50", "recovery", "recovery-control", "size-file", "zeros", "zeros-csr", "zeros-bitmask",
+    assert {"wanda-50", *_quality.GOALS, "size-file", "zeros", "zeros-csr", "zeros-bitmask",
             "decode", "prefill"} <= set(claims)  # fmt: skip
     assert all(claims[name]["verdict"] is None for name in _gpu.CLAIMS) and claims["wanda-50"]["headline"]
     assert claims["decode"]["bound"] > 1.2
@@ -115,7 +115,7 @@ def test_bench_without_a_base(home, monkeypatch):
     monkeypatch.setenv("THIRTY_HOME", str(home / "empty"))
     run_bench(_only_quality, None, ["smoke", "--device", "cpu", "--out", str(home)])
     claims = json.loads((home / "cpu.json").read_text())["claims"]
-    assert len(claims) == len(_quality.AGAINST) + 2
+    assert len(claims) == len(_quality.AGAINST) + len(_quality.GOALS)
     assert all("no models/base" in claim["why"] and claim["verdict"] is None for claim in claims)
 
 
@@ -140,22 +140,23 @@ def test_smaller_and_silent_are_the_same_model():
     whole = _speed.silent(model, small)
     for call in (lambda m: _speed.decoding(m, 3)(), lambda m: _speed.reading(m, 9)()):
         assert (call(whole) - call(small)).abs().max() < 1e-5 < (call(model) - call(small)).abs().max()
-    assert _speed.weights_read(small) < 0.85 * _speed.weights_read(model)
+    assert 0.6 < _speed.weights_read(small) / _speed.weights_read(model) <= 0.7
+    assert _lab.shares(small, model)["left of all"] <= 0.7
 
 
 def test_bad_input(home, capsys):
-    for module, arguments, why in (
+    for i, (module, arguments, why) in enumerate((
             (train, ("--sparsity", 0), "0 would prune nothing"), (train, ("--sparsity", 1), "leave no model"),
             (train, ("--pattern", "4:2", "--method", "wanda"), "'4:2' is no pattern"),
             (train, ("--pattern", "2:4"), "structured has no pattern"),
             (train, ("--method", "gradual", "--steps", 0), "give it steps"),
             (train, ("--windows", 0), "at least 1"), (train, ("--context", 100), "longer than the 64 tokens"),
-            (train, ("--layers", 5), "of 2 layers"), (train, ("--layers", 1), "more than"),
+            (train, ("--layers", 5), "has 2 layers"), (train, ("--layers", 1), "more than"),
             (train, ("--layers", 1, "--method", "wanda"), "method structured"),
             (train, ("--method", "wanda", "--masks", home / "none"), "no file of masks"),
             (explore, ("--parts", "film"), "no part is called film"),
-            (explore, ("--shares", 0.5, 1.0), "leave no model")):  # fmt: skip
-        assert why in refused(capsys, module, "smoke", *arguments, "--out", home / "out"), why
+            (explore, ("--shares", 0.5, 1.0), "leave no model"))):  # fmt: skip
+        assert why in refused(capsys, module, "smoke", *arguments, "--out", home / str(i)), why
 
 
 # ---- the lesson ----
