@@ -125,20 +125,22 @@ def one(lab):
 
 def many(lab):
     """More and more shares of one cache, for the same workers: a little gain, then only overhead."""
-    S = lab.config.cache
-    q, k, v = inputs(1, 4, 1, 1, S, 2 * lab.config.head_dim, device=lab.device)
+    S, D = lab.config.cache, 2 * lab.config.head_dim
+    q, k, v = inputs(1, 4, 1, 1, S, D, device=lab.device)
     reach, counts = torch.tensor([[S]], device=lab.device), lab.powers(1, min(S, 4096))
-    calls = [partial(split_k.split, q, k, v, reach, splits=n) for n in counts]
-    times, held = [lab.milliseconds(call) for call in calls], list(map(lab.peak, calls))
-    fig, ((left, right),) = plots.figure(1, 2, width=10, height=3.8)
-    for ax, line, what, colour in ((left, times, "time, ms", plots.COLOURS[1]),
-                                   (right, held, "memory of a step, MB", plots.COLOURS[0])):  # fmt: skip
-        ax.plot(counts, line, "o-", color=colour)
-        ax.set(xscale="log", yscale="log", xlabel=f"shares of {S:,} keys", ylabel=what)
-        ax.set_xticks(counts[::2], [f"{n:,}" for n in counts[::2]])
-        ax.minorticks_off()
+    times = [lab.milliseconds(partial(split_k.split, q, k, v, reach, splits=n)) for n in counts]
+    answers = [(torch.randn(n, 1, 1, 4, D, device=lab.device), torch.randn(n, 1, 1, 4, 1, device=lab.device))
+               for n in counts]  # fmt: skip
+    merges = [lab.milliseconds(partial(split_k.merge, *some), 0.05) for some in answers]
+    fig, ((ax,),) = plots.figure(height=4)
+    ax.plot(counts, times, "o-", color=plots.COLOURS[1], label="a step")
+    ax.plot(counts, merges, "o-", color=plots.COLOURS[0], label="of it, the merge")
+    ax.set(xscale="log", yscale="log", xlabel=f"shares of {S:,} keys", ylabel="time, ms")
+    ax.set_xticks(counts[::2], [f"{n:,}" for n in counts[::2]])
+    ax.minorticks_off()
+    plots.legend(ax)
     lab.save(fig, "many.png")
     best = counts[times.index(min(times))]
     lab.say(f"  {torch.get_num_threads()} threads: best with {best} shares, {min(times):.2f} ms; one share "
-            f"{times[0]:.2f} ms, {counts[-1]:,} shares {times[-1]:.2f} ms")
+            f"{times[0]:.2f} ms, {counts[-1]:,} shares {times[-1]:.2f} ms, {merges[-1]:.2f} of them to merge")
     return {"best": best, "ms at best": min(times), "ms, one": times[0], "ms, most": times[-1]}

@@ -90,12 +90,16 @@ def by_heads(q, k, v, threads=None):
     rows, (B, K) = group(q, k).flatten(2, 3), k.shape[:2]  # (B, K, G * T, D)
     pieces = [(b, h) for b in range(B) for h in range(K)]
     one = torch.no_grad()(lambda at: part(rows[at], k[at], v[at])[0])
-    found = list(split_k.pool(threads or torch.get_num_threads()).map(one, pieces))
+    threads = threads or torch.get_num_threads()
+    found = list(map(one, pieces) if threads == 1 else split_k.pool(threads).map(one, pieces))
     return ungroup(torch.stack(found).view(B, K, q.size(1) // K, q.size(2), -1), q)
 
 
 def steps_of(q, k, v, threads=None):
-    """{name: a call that attends with one query to all of these keys}"""
+    """{name: a call that attends with one query to all of these keys}
+
+    The profiler counts what the calling thread allocates: for memory, threads=1, where one share holds as
+    much as all shares together. """
     G, reach = q.size(1) // k.size(1), torch.full((1, q.size(2)), k.size(2), device=q.device)
     sdpa = F.scaled_dot_product_attention
     return {

@@ -83,10 +83,11 @@ def step(config, run):
     G, found = config.heads // config.kv_heads, {}
     run.say(f"\none token over {config.cache:,} keys, {bytes_of(k, v) / 1e6:.1f} MB of them; as many again "
             f"{G} times, {bytes_of(repeated(k, G), repeated(v, G)) / 1e6:.1f} MB, where heads are repeated:")
+    alone = steps_of(q, k, v, threads=1)
     for name, call in steps_of(q, k, v).items():
         call()
         seconds = profiling.shortest(call, run.device, 0.3)
-        found[name] = seconds, profiling.peak_of(call, run.device) or 0
+        found[name] = seconds, profiling.peak_of(alone[name], run.device) or 0
         run.say(f"  {name:20} {seconds * 1e3:8.2f} ms {bytes_of(k, v) / seconds / 1e9:6.1f} GB/s"
                 f"{found[name][1] / 1e6:9.1f} MB held")
     return found
