@@ -181,14 +181,15 @@ def replicas(count, *arguments, cores=None, **options):
 
 
 @contextmanager
-def in_thread(app):
-    """The address of an application that is served by a thread of this process; stopped at the end."""
+def in_thread(app, grace=2):
+    """The address of an application that a thread of this process serves; stopped at the end, when those
+    who are served have had so many seconds."""
     sock, known, started = bound("127.0.0.1", 0), {}, threading.Event()
 
     async def run():
         known["loop"], known["stop"] = asyncio.get_running_loop(), asyncio.Event()
         started.set()
-        await serve(app, sock, grace=2, then=known["stop"].wait)
+        await serve(app, sock, grace=grace, then=known["stop"].wait)
 
     thread = threading.Thread(target=lambda: asyncio.run(run()), daemon=True)
     thread.start()
@@ -197,7 +198,7 @@ def in_thread(app):
         yield address(sock)
     finally:
         known["loop"].call_soon_threadsafe(known["stop"].set)
-        thread.join(10)
+        thread.join(10 + grace)
         sock.close()
 
 

@@ -27,7 +27,7 @@ from .engine_loop import EngineDown
 from .limits import Bounded, Refused
 from .metrics import Logged
 from .protocol import ChatAsked, EmbeddingAsked, ProblemBody, TextAsked, problem
-from .wire import ChatShape, TextShape
+from .wire import STREAMED, ChatShape, TextShape
 
 STATUSES = (400, 401, 404, 405, 408, 413, 429, 500, 503)
 
@@ -100,14 +100,14 @@ def add_openai(app, service, who):
         service.known(model)
         return card
 
-    @app.post("/v1/chat/completions")
+    @app.post("/v1/chat/completions", responses=STREAMED)
     async def chat(asked: ChatAsked, request: Request, key=who):
         service.known(asked.model)
         shape = ChatShape(asked.model, service.words, asked.alternatives)
         prompt, log = await service.chat(asked.messages), request.state.log
         return whole(await service.answer(key, asked, shape, [prompt], request.receive, log))
 
-    @app.post("/v1/completions")
+    @app.post("/v1/completions", responses=STREAMED)
     async def completions(asked: TextAsked, request: Request, key=who):
         service.known(asked.model)
         shape = TextShape(asked.model, service.words, asked.alternatives)

@@ -10,6 +10,7 @@ import json
 
 import torch
 from pydantic import BaseModel, Field
+from starlette.responses import Response
 
 from common.errors import UserError
 from common.sampling import Sampling, truncate
@@ -18,6 +19,7 @@ from .assemble import Switches
 from .limits import Refused
 from .protocol import Message, Text
 from .service import Stream
+from .wire import STREAMED
 
 MOST = 256  # tokens of a text that is looked at
 
@@ -149,7 +151,7 @@ def add_routes(app, service, who):
         return {"tokens": [service.words.decode([id]) for id in ids], "layer": asked.layer,
                 "layers": service.config.n_layer, "heads": heads}  # fmt: skip
 
-    @app.get("/thirty/blocks")
+    @app.get("/thirty/blocks", response_class=Response, responses=STREAMED)
     async def blocks(key=who):
         await service.loop.call(lambda engine: None)
         return Stream(pictures(service))

@@ -17,6 +17,7 @@ import time
 from .protocol import finite
 
 DONE = b"data: [DONE]\n\n"
+STREAMED = {200: {"content": {"text/event-stream": {"schema": {"type": "string"}}}}}  # for the description
 
 
 class Shape:

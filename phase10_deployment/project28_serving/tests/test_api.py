@@ -21,14 +21,14 @@ from phase10_deployment.project28_serving.limits import Key
 from phase10_deployment.project28_serving.protocol import ProblemBody
 from phase10_deployment.project28_serving.service import Bounds
 
-BOUNDS = Bounds(places=16, seconds=20, body=20_000, body_seconds=1.0)
+BOUNDS = Bounds(places=16, seconds=60, body=20_000, body_seconds=1.0)
 KEYS = {"one": Key("anna"), "two": Key("ben")}
 
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory):
     return model_folder(
-        tmp_path_factory.mktemp("model") / "m", loud=8, max_seq_len=256, n_layer=1, d_model=16
+        tmp_path_factory.mktemp("model") / "m", loud=8, max_seq_len=512, n_layer=1, d_model=16
     )
 
 
@@ -48,10 +48,10 @@ def asked(**fields):
 
 
 def ask(url, body, key="one", path="/v1/completions"):
-    return asyncio.run(asyncio.wait_for(_client.ask(url, path, body, key=key), 20))
+    return asyncio.run(asyncio.wait_for(_client.ask(url, path, body, key=key), 60))
 
 
-def empty(service, seconds=5.0):
+def empty(service, seconds=20.0):
     """Does the engine hold nothing, before the time is up?"""
     until = time.monotonic() + seconds
     while time.monotonic() < until:
@@ -100,7 +100,7 @@ def test_whoever_hangs_up_frees_its_room(service, url):
         for _, writer in opened:
             writer.transport.abort()
 
-    asyncio.run(asyncio.wait_for(leave(), 20))
+    asyncio.run(asyncio.wait_for(leave(), 60))
     assert empty(service) and service.loop.engine.used() == 0
     assert ask(url, asked()).ok
 
@@ -109,9 +109,9 @@ def test_a_slow_reader_holds_nobody_up(service, url):
     """One that opens a stream and never reads: others are served meanwhile, and it ends by itself."""
     where = urlsplit(url)
     with socket.create_connection((where.hostname, where.port)) as slow:
-        slow.sendall(_client.request("/v1/completions", asked(max_tokens=200, stream=True), "two"))
+        slow.sendall(_client.request("/v1/completions", asked(max_tokens=60, stream=True), "two"))
         assert all(ask(url, asked()).ok for _ in range(3))
-        until = time.monotonic() + 10
+        until = time.monotonic() + 40
         while service.loop.tickets and time.monotonic() < until:
             time.sleep(0.01)
         assert not service.loop.tickets, "the engine wrote its text, read or not"
@@ -164,7 +164,7 @@ def test_many_connections(service, url):
             writer.close()
         return answers
 
-    assert all(answer.ok for answer in asyncio.run(asyncio.wait_for(crowd(), 20))) and empty(service)
+    assert all(answer.ok for answer in asyncio.run(asyncio.wait_for(crowd(), 60))) and empty(service)
 
 
 # ---- keys ----
@@ -178,7 +178,7 @@ def test_overload_is_refused_with_a_time_and_nobody_is_lost(service, url):
         guest = _client.in_turn(url, "/v1/completions", [asked(max_tokens=5)] * 3, 1, key="two")
         return await asyncio.gather(crowd, guest)
 
-    crowd, guest = asyncio.run(asyncio.wait_for(flood(), 30))
+    crowd, guest = asyncio.run(asyncio.wait_for(flood(), 60))
     refused = [answer for answer in crowd if not answer.ok]
     assert refused and {answer.status for answer in refused} <= {429, 503}
     assert all(int(answer.headers["retry-after"]) >= 1 for answer in refused)
@@ -261,7 +261,7 @@ def test_no_body_makes_the_server_fail(app, path, body, sound):
         async with httpx.AsyncClient(transport=httpx.ASGITransport(app), base_url="http://t") as client:
             return await client.post(f"/v1/{path}", content=json.dumps(body).encode())
 
-    answer = asyncio.run(asyncio.wait_for(post(), 20))
+    answer = asyncio.run(asyncio.wait_for(post(), 60))
     assert answer.status_code in (200, 400, 404, 429), answer.text
     if answer.status_code != 200:
         ProblemBody.model_validate_json(answer.content)
@@ -316,7 +316,7 @@ def test_a_look_inside(service, url):
         assert sum(row) == pytest.approx(1, abs=1e-3)
     assert maps["heads"][0][0][1:] == [0, 0, 0], "nobody looks ahead"
     assert "layers 0 to 0" in post("/thirty/attention", {"prompt": "a", "layer": 7})["error"]["message"]
-    assert post("/thirty/logits", {"prompt": "x" * 257})["error"]["code"] == "too_large"
+    assert post("/thirty/logits", {"prompt": "x" * 400})["error"]["code"] == "too_large"
     assert httpx.get(url + "/thirty/engine", headers=key).json()["switches"]["paged"] is True
     with httpx.stream("GET", url + "/thirty/blocks", headers=key) as stream:
         first = next(line for line in stream.iter_lines() if line)
@@ -368,7 +368,7 @@ def test_every_switch_serves(folder, switches):
             return (await c.post("/v1/completions", json=asked(temperature=0))).json()
 
     try:
-        text = asyncio.run(asyncio.wait_for(post(), 20))["choices"][0]["text"]
+        text = asyncio.run(asyncio.wait_for(post(), 60))["choices"][0]["text"]
     finally:
         service.loop.stop()
     assert text == want or ("int8" in switches.values() and len(text) > 0)
@@ -388,18 +388,18 @@ def test_a_server_that_is_stopped_drains(folder):
     """Who is inside is served to the end, who comes is told to ask another, and then the process may go."""
     service = _trial.service_of(folder)
     app, found = create_app(service), []
-    with _server.in_thread(app) as url:
+    with _server.in_thread(app, grace=40) as url:
         thread = threading.Thread(
-            target=lambda: found.append(ask(url, asked(max_tokens=150, stream=True), key=""))
+            target=lambda: found.append(ask(url, asked(max_tokens=60, stream=True), key=""))
         )
         thread.start()
-        until = time.monotonic() + 10
+        until = time.monotonic() + 20
         while not service.loop.tickets and time.monotonic() < until:
             time.sleep(0.002)
         service.door.draining = True
         late = ask(url, asked(), key="")
         ready = httpx.get(url + "/ready")
-    thread.join(10)
+    thread.join(40)
     assert late.status == ready.status_code == 503 and int(late.headers["retry-after"]) >= 1
     assert found[0].whole and found[0].finish == "length"
     assert not service.loop.thread.is_alive()

@@ -144,7 +144,7 @@ def test_matches_one_at_a_time(folder, switches):
     want = one_at_a_time(_trial.engine_of(folder, double=True), asked())
     loop = EngineLoop(_trial.engine_of(folder, double=True, **switches)).start()
     try:
-        got = asyncio.run(asyncio.wait_for(answers(loop, asked()), 10))
+        got = asyncio.run(asyncio.wait_for(answers(loop, asked()), 60))
     finally:
         loop.stop()
     assert got == [(answer.ids, answer.text) for answer in want]
@@ -162,7 +162,7 @@ def test_a_slow_reader_gets_all_in_one_piece_and_holds_nobody_up(folder):
         return await slow.news()
 
     try:
-        events = asyncio.run(asyncio.wait_for(slowly(), 20))
+        events = asyncio.run(asyncio.wait_for(slowly(), 60))
     finally:
         loop.stop()
     assert sum(len(event.ids) for event in events) == 12 and events[-1].finish == "length"
@@ -185,7 +185,7 @@ def test_whoever_leaves_frees_its_room(folder):
         return late.late, await loop.call(lambda engine: engine.used()), dict(loop.tickets)
 
     try:
-        late, used, tickets = asyncio.run(asyncio.wait_for(leave(), 20))
+        late, used, tickets = asyncio.run(asyncio.wait_for(leave(), 60))
         store = loop.engine.store
     finally:
         loop.stop()
@@ -216,7 +216,7 @@ def test_a_step_that_fails_is_told_to_all_and_the_door_is_shut(folder):
             await loop.call(lambda engine: 1)
         return event
 
-    event = asyncio.run(asyncio.wait_for(fail(), 20))
+    event = asyncio.run(asyncio.wait_for(fail(), 60))
     assert event.finish == "error" and "out of memory" in event.error
 
 
@@ -238,7 +238,7 @@ def test_another_engine_takes_over_when_the_first_has_nothing_left(folder):
         return first.n_new, second.n_new
 
     try:
-        assert asyncio.run(asyncio.wait_for(swap(), 20)) == (20, 3)
+        assert asyncio.run(asyncio.wait_for(swap(), 60)) == (20, 3)
     finally:
         loop.stop()
     assert loop.engine is new and old.counts["drawn"] >= 20 and new.counts["drawn"] <= 3
