@@ -39,7 +39,8 @@ class Chronicles:
         return len(self.tokenizer.encode(text))
 
     def made(self, number):
-        """A document, then each fact, in another order: its sentence again, up to the answer, and that."""
+        """A document, then each fact, in another order: its sentence again, up to the answer, and that. What
+        room is left a story fills."""
         depths = [(i + 0.5) / self.needles for i in range(self.needles)]
         room = self.length - ASKED * self.needles
         document = self.town.document(room, number, depths=depths, length=self.count)
@@ -52,8 +53,9 @@ class Chronicles:
             for text, which in (("\n\n" + asked, -1), (" " + needle.answer, i), (".", -1)):
                 more = self.tokenizer.encode(text)
                 ids, answers = ids + more, answers + [which] * len(more)
-        over = self.length + 1 - len(ids)
-        ids, answers = ids + [probe.end_id(self.tokenizer)] * over, answers + [-1] * over
+        over = max(0, self.length + 1 - len(ids))
+        story = self.tokenizer.encode(self.town.text(16 * over, seed=number))
+        ids, answers = ids + [probe.end_id(self.tokenizer), *story][:over], answers + [-1] * over
         return Row(*(torch.tensor(x[: self.length + 1]) for x in (ids, answers)), tuple(depths))
 
     def batches(self, rows, device):

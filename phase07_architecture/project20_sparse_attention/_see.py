@@ -52,7 +52,7 @@ def reach(lab):
         lab.say(f"  {name:12}" + " ".join(f"{share:4.0%}" for share in shares) + "   layer by layer")
     ax.set(xlabel="layers", ylabel="share of the past a token can know of", ylim=(0, 1.04),
            title=f"{T} tokens, {width} to a window or block")  # fmt: skip
-    plots.legend(ax, loc="center right")
+    plots.legend(ax, loc="lower right", ncols=3)
     lab.save(fig, "reach.png")
     return found
 
