@@ -170,34 +170,57 @@ def bench_inference(b):
                 bound=run.sides["fp32"].median / fewest if fewest else None)  # fmt: skip
 
 
-def bench_loss(b):
-    """Trainings of one start on the same batches, judged on unseen text, over seeds."""
-    preset = PRESETS["smoke"] if b.mode == "smoke" else PRESETS["cpu"]
-    config = replace(preset, steps=b.pick(smoke=4, quick=20, full=preset.steps))
-    town = Town(config.characters, config.context, config.batch_size, b.device)
-    seeds, longer = b.pick(smoke=1, quick=1, full=3), b.pick(smoke=4, quick=20, full=480)
-    tokens = config.batch_size * config.context
+class Losses:
+    """Trainings of the cpu preset, `rows` rows to an update, judged on unseen text; a seed is another start.
 
-    def losses(name, seeds, steps):
-        sides = [side(name, model_of(replace(config, seed=seed), b.device)) for seed in range(seeds)]
-        for one in sides:
-            fit(one, town, steps, config.learning_rate)
-        found = [town.judge(one.objective) for one in sides]
-        b.say(f"  {name}, {steps} updates: {', '.join(f'{loss:.4f}' for loss in found)} nats a byte")
+    They stand on the same batches. `losses(name, seeds, steps)` -> one loss for each seed.
+    """
+
+    def __init__(self, b, rows=None):
+        preset = PRESETS["smoke" if b.mode == "smoke" else "cpu"]
+        self.config = replace(preset, steps=b.pick(smoke=4, quick=20, full=preset.steps),
+                              batch_size=rows or preset.batch_size)  # fmt: skip
+        self.b, self.seeds, config = b, b.pick(smoke=1, quick=1, full=3), self.config
+        self.town = Town(config.characters, config.context, config.batch_size, b.device)
+
+    def settings(self, steps):
+        return {"updates": steps, "tokens": steps * self.config.batch_size * self.config.context}
+
+    def __call__(self, name, seeds, steps):
+        found = []
+        for seed in range(seeds):
+            one = side(name, model_of(replace(self.config, seed=seed), self.b.device))
+            fit(one, self.town, steps, self.config.learning_rate)
+            found.append(self.town.judge(one.objective))
+        self.b.say(f"  {name}, {steps} updates: {', '.join(f'{loss:.4f}' for loss in found)} nats a byte")
         return found
 
-    plain = losses("fp32", seeds, config.steps)
-    for name, what in (("bf16", "BF16"), ("bf16-masters", "BF16 with master weights"),
-                       ("fp16", "FP16 with its scaler")):  # fmt: skip
-        b.claim(f"loss-{name}", f"Trained in {what}, the loss is at most 0.5 % above FP32's", **NATS,
-                goal=("<=", 1.005), measured=values(name, losses(name, seeds, config.steps), "fp32", plain),
-                prediction=1.0, settings={"updates": config.steps, "tokens": config.steps * tokens},
-                why="one start and the same batches for both; a seed is another start")  # fmt: skip
+    def claim(self, plain, name, what, why="one start and the same batches for both"):
+        """That `name` ends at most 0.5 % above FP32, whose losses `plain` are."""
+        steps = self.config.steps
+        self.b.claim(f"loss-{name}", f"Trained in {what}, the loss is at most 0.5 % above FP32's", **NATS,
+                     goal=("<=", 1.005), measured=values(name, self(name, self.seeds, steps), "fp32", plain),
+                     prediction=1.0, settings=self.settings(steps), why=why)  # fmt: skip
+
+
+def bench_loss(b):
+    losses = Losses(b)
+    plain = losses("fp32", losses.seeds, losses.config.steps)
+    losses.claim(plain, "bf16", "BF16")
+    losses.claim(plain, "bf16-masters", "BF16 with master weights")
+
+
+def bench_loss_low(b):
+    """FP16 in updates of a quarter: no unit of most CPUs multiplies it. FP8 for longer, with one start."""
+    losses = Losses(b, rows=4)
+    plain = losses("fp32", losses.seeds, losses.config.steps)
+    losses.claim(plain, "fp16", "FP16 with its scaler",
+                 "as above, with 4 rows to an update: a CPU without units for FP16 takes a second for each")
+    losses, longer = Losses(b), b.pick(smoke=4, quick=20, full=480)
     pair = [losses(name, 1, longer) for name in ("fp8", "bf16")]
     b.claim("loss-fp8", "Trained in FP8 for a million tokens, the loss is at most 1 % above BF16's", **NATS,
             goal=("<=", 1.01), measured=values("fp8", pair[0], "bf16", pair[1]), prediction=1.0,
-            settings={"updates": longer, "tokens": longer * tokens},
-            why="the longest run that a laptop has time for; one seed")  # fmt: skip
+            settings=losses.settings(longer), why="the longest run that a laptop has time for; one seed")
 
 
 def main(b):
@@ -208,6 +231,7 @@ def main(b):
     bench_memory(b)
     bench_inference(b)
     bench_loss(b)
+    bench_loss_low(b)
     _gpu.bench_gpu(b)
 
 
