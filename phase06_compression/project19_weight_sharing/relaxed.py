@@ -65,7 +65,7 @@ def relax(model: nn.Module, plan: Sequence[int], rank: int, *, mean: bool = Fals
 
     For a trained model. mean: what is shared is the group's mean, in place of its first layer's. Groups of
     one layer stay as they are. Noted for hub.save; returns the model. fill=False: shapes alone, for a
-    folder's weights. UserError as for `share`, for a rank over that of a matrix, and for matrices with a bias.
+    folder's weights. UserError as for `share`, for a rank over that of a matrix, for matrices with a bias.
     """
     check(model, plan, "block")
     blocks, made = model.blocks, {}

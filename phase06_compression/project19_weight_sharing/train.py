@@ -71,7 +71,7 @@ class Config:
 
 
 PRESETS = {
-    "smoke": Config(n_layer=2, n_head=2, n_kv_head=1, d_model=32, d_ff=48, steps=4, batch_size=2, context=24,
+    "smoke": Config(n_layer=3, n_head=2, n_kv_head=1, d_model=32, d_ff=48, steps=4, batch_size=2, context=24,
                     judged=200),
     "cpu": Config(),
     "gpu": Config(n_layer=12, n_head=12, n_kv_head=12, d_model=768, d_ff=2048, steps=4000, batch_size=32,

@@ -35,7 +35,7 @@ def base(home):
 def test_smoke_train(home, capsys):
     """Every way: trained, saved once, loaded the same; parameters fall where they must, and FLOPs do not."""
     ways = [way for way in _ways.WAYS if way != "sandwich"]  # two layers have no middle
-    run(train, "smoke", "--out", home / "out", "--ways", *ways)
+    run(train, "smoke", "--out", home / "out", "--n_layer", 2, "--ways", *ways)
     said, found = capsys.readouterr().out, metrics(home / "out")
     assert "each folder holds what is shared once" in said and "writes:" in said
     n = {way: found[f"{way}: parameters"] for way in ways}
@@ -78,7 +78,7 @@ def test_smoke_explore(home, capsys):
     assert found["unlike: tie"] == found["unlike: layers"] == 1
     assert {"ranks: table, 14", "ranks: first, 8", "ranks: mean, 0"} <= found.keys()
     assert found["cold: the first, and rank 2, at once"] != found["cold: the first of two, at once"]
-    assert found["cold: the first of two, at once"] == pytest.approx(found["ranks: first, 0"], abs=1e-4)
+    assert found["cold: the first of two, at once"] == pytest.approx(found["ranks: first, 0"], rel=0.02)
 
 
 def test_smoke_bench(home):
@@ -99,7 +99,7 @@ def test_bad_input(home, capsys):
     assert "no way is called hash" in refused(capsys, train, "smoke", "--ways", "hash")
     assert "must be at least 1" in refused(capsys, train, "smoke", "--steps", 0)
     assert "more tokens than one context" in refused(capsys, train, "smoke", "--judged", 10)
-    assert "at least 3 layers, not 2" in refused(capsys, train, "smoke", "--ways", "sandwich")
+    assert "at least 3 layers, not 2" in refused(capsys, train, "smoke", "--n_layer", 2, "--ways", "sandwich")
     assert "longer than the 64 tokens" in refused(capsys, explore, "smoke", "--context", 100, "--judged", 900)
     assert "no part is called film" in refused(capsys, explore, "smoke", "--parts", "film")
 
