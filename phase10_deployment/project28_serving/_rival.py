@@ -5,75 +5,29 @@ import signal
 import subprocess
 import sys
 import time
+from contextlib import contextmanager
 
 from common.benchmark import values
 
 from . import _client, _load, _server
 from ._ladder import pin
 
+CHAT = "/v1/chat/completions"
+SENTENCE = "Whole chats of 8 clients are answered at least twice as fast as by `transformers serve`"
+SHAPE = {"unit": "tok/s", "better": "higher", "goal": (">=", 2)}
 
-def bench_transformers(b, folder, server):
-    """`transformers serve` beside ours, the same chats, each on one core."""
-    sentence = "Whole chats of 8 clients are answered at least twice as fast as by `transformers serve`"
-    shape = {"unit": "tok/s", "better": "higher", "goal": (">=", 2)}
-    if b.mode == "smoke" or not b.library("transformers"):
-        b.not_run("transformers", sentence, why="not in a smoke test, or transformers is not here", **shape)
-        return
-    port, tokens = _server.free_port(), b.pick(smoke=4, quick=24, full=48)
-    command = [
-        sys.executable,
-        "-m",
-        "transformers.cli.transformers",
-        "serve",
-        str(folder.resolve()),
-        "--port",
-        str(port),
-        "--device",
-        "cpu",
-    ]
+
+@contextmanager
+def their_server(folder):
+    """The address of `transformers serve` over a model folder, on the first core; stopped at the end."""
+    port = _server.free_port()
+    command = [sys.executable, "-m", "transformers.cli.transformers", "serve", str(folder.resolve())]
+    command += ["--port", str(port), "--device", "cpu"]
     theirs = subprocess.Popen(
         ["taskset", "-c", "0", *command], stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
     )
-    url, chat = f"http://127.0.0.1:{port}", "/v1/chat/completions"
-    said = [
-        {
-            "messages": [{"role": "user", "content": f"Where does {name} work?"}],
-            "temperature": 0,
-            "max_tokens": tokens,
-        }
-        for name in _load.WORDS[:8]
-    ]
-
-    def run(url, model):
-        def ask():
-            replies = _load.closed(url, [{**one, "model": model} for one in said], 8, chat)
-            return [reply.usage["completion_tokens"] for reply in replies]
-
-        return ask
-
     try:
-        if not answers_within(120, url, str(folder.resolve())):
-            b.not_run("transformers", sentence, why="transformers serve did not answer here", **shape)
-            return
-        spent = {}
-        pin({1})
-        for _ in range(b.pick(smoke=1, quick=2, full=6)):
-            for name, side in (
-                ("theirs", run(url, str(folder.resolve()))),
-                ("ours", run(server.url, folder.name)),
-            ):
-                began = time.perf_counter()
-                count = sum(side())
-                spent.setdefault(name, []).append(count / (time.perf_counter() - began))
-        pin({0, 1})
-        b.claim(
-            "transformers",
-            sentence,
-            measured=values("ours", spent["ours"], "transformers serve", spent["theirs"]),
-            settings={"tokens asked for": tokens},
-            why="tokens that really came, each server ending an answer by its own rules",
-            **shape,
-        )
+        yield f"http://127.0.0.1:{port}"
     finally:
         theirs.send_signal(signal.SIGTERM)
         try:
@@ -83,16 +37,54 @@ def bench_transformers(b, folder, server):
 
 
 def answers_within(seconds, url, model):
+    """Does a server answer a short chat, and say how many tokens it wrote, before the time is up?"""
     until = time.monotonic() + seconds
+    body = {"model": model, "messages": [{"role": "user", "content": "Hi"}], "max_tokens": 2}
     while time.monotonic() < until:
-        reply = asyncio.run(
-            _client.ask(
-                url,
-                "/v1/chat/completions",
-                {"model": model, "messages": [{"role": "user", "content": "Hi"}], "max_tokens": 2},
-            )
-        )
+        reply = asyncio.run(_client.ask(url, CHAT, body))
         if reply.ok and reply.usage:
             return True
         time.sleep(1)
     return False
+
+
+def speed(url, model, chats):
+    """Tokens a second over some chats at a time."""
+    began = time.perf_counter()
+    replies = _load.closed(url, [{**one, "model": model} for one in chats], len(chats), CHAT)
+    return sum(one.usage["completion_tokens"] for one in replies) / (time.perf_counter() - began)
+
+
+def bench_transformers(b, folder, server):
+    """The same chats by both, in turn, each server on one core."""
+    if b.mode == "smoke" or not b.library("transformers"):
+        b.not_run("transformers", SENTENCE, why="not in a smoke test, or transformers is not here", **SHAPE)
+        return
+    name, tokens = str(folder.resolve()), b.pick(smoke=4, quick=24, full=48)
+    chats = [
+        {
+            "messages": [{"role": "user", "content": f"Where does {who} work?"}],
+            "temperature": 0,
+            "max_tokens": tokens,
+        }
+        for who in _load.WORDS[:8]
+    ]
+    with their_server(folder) as url:
+        if not answers_within(120, url, name):
+            b.not_run("transformers", SENTENCE, why="transformers serve did not answer here", **SHAPE)
+            return
+        pin({1})
+        pairs = [
+            (speed(url, name, chats), speed(server.url, folder.name, chats))
+            for _ in range(b.pick(smoke=1, quick=2, full=6))
+        ]
+        pin({0, 1})
+    theirs, ours = map(list, zip(*pairs, strict=True))
+    b.claim(
+        "transformers",
+        SENTENCE,
+        measured=values("ours", ours, "transformers serve", theirs),
+        settings={"tokens asked for": tokens, "clients": len(chats)},
+        why="tokens that really came: each server ends an answer by its own rules",
+        **SHAPE,
+    )
