@@ -56,7 +56,7 @@ def ties(lab):
         in_optimizer = sum(p.numel() for group in optimizer.param_groups for p in group["params"])
         apart = (model.head.weight - model.embed.weight).norm() / model.embed.weight.norm()
         held[name] = {"in the model": tying.count(model) / 1e6, "in the optimiser": in_optimizer / 1e6}
-        middle.plot(losses, label=name, linewidth=1.4)
+        middle.plot(losses, label=name, linewidth=4 if name == "right" else 1.4)  # two lie upon each other
         verdict = said(lambda model=model, optimizer=optimizer: tying.check(model, optimizer))
         lab.say(f"  {name}: {in_optimizer:,} numbers in the optimiser, ends {apart:.1%} apart, first update "
                 f"{moved:.2f} times the rate, loss {losses[-1]:.3f}; check: {verdict}")  # fmt: skip

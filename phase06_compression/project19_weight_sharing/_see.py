@@ -105,7 +105,7 @@ def draw_likeness(lab, alike, cost):
     fig, ((left, right),) = plots.figure(1, 2, width=11, height=4.6)
     layers = [str(i + 1) for i in range(len(alike))]
     plots.heatmap(left, alike, x=layers, y=layers, title="likeness of what layers say", low=0.0, high=1.0)
-    plots.heatmap(right, cost, x=layers, y=layers, title="nats that it costs to use …")
+    plots.heatmap(right, cost, x=layers, y=layers, title="nats lost when a layer runs with …")
     for ax, table, high in ((left, alike, 1.0), (right, cost, cost.max().item() or 1.0)):
         for i in range(len(layers)):
             for j in range(len(layers)):
@@ -113,7 +113,7 @@ def draw_likeness(lab, alike, cost):
                 ax.text(j, i, f"{value:.2f}", ha="center", va="center", size=9.5,
                         color="white" if value > 0.6 * high else plots.INK)  # fmt: skip
     left.set(xlabel="layer", ylabel="layer")
-    right.set(xlabel="the weights of layer", ylabel="in layer")
+    right.set(xlabel="… the weights of layer", ylabel="layer")
     lab.save(fig, "likeness.png")
 
 
