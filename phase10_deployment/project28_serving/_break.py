@@ -61,7 +61,9 @@ def hangup(lab) -> dict:
             service.loop.cancel = lambda ticket: None
         with _server.in_thread(_server.created(service)) as url:
             asyncio.run(leave(lab, url))
-            time.sleep(0.3)
+            until = time.monotonic() + (20 if listens else 0.3)
+            while service.loop.tickets and time.monotonic() < until:
+                time.sleep(0.01)
             found[name] = len(service.loop.tickets)
             service.loop.stopping = True
         lab.say(

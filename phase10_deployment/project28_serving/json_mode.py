@@ -117,7 +117,7 @@ class Vocabulary:
         self.inside = self.mask(plain)  # what goes on in the middle of a string, whatever the stack
         self.tree = self.grown(self.bytes)
         self.others = self.grown(self.bytes.keys() - plain)
-        self.allowed = lru_cache(1024)(self.allowed)
+        self.allowed = lru_cache(256)(self.allowed)
 
     def mask(self, ids):
         found = torch.zeros(self.size, dtype=torch.bool)
