@@ -91,11 +91,16 @@ class Service:
         self.loop = EngineLoop(engine, watch=lambda *seen: self.metrics.watch(*seen), look=look)
         self.metrics = Metrics(name, lambda: self.loop.snapshot)
         self.door = Door(keys or Keys(), Places(self.bounds.places))
-        self.words, self.config, self.capacity = engine.tokenizer, engine.model.config, engine.store.capacity
+        self.words, self.config = engine.tokenizer, engine.model.config
 
     @cached_property
     def vocabulary(self):
         return Vocabulary(self.words, self.config.vocab_size)
+
+    @property
+    def capacity(self):
+        """How many tokens one request may hold: of the engine that serves just now."""
+        return self.loop.engine.store.capacity
 
     @property
     def ready(self):
