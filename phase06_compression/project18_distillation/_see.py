@@ -37,8 +37,8 @@ def soft(lab):
         b, t = divmod(place, inputs.size(1))
         best = log_p[b, t].topk(6).indices.tolist()
         for k, T in enumerate((1.0, 2.0, 4.0)):
-            shares = soften(log_p[b, t], T).exp()[best]
-            ax.barh([-i - 0.27 * (k - 1) for i in range(6)], shares.cpu(), height=0.25, label=f"T {T:.0f}")
+            shares = soften(log_p[b, t], T).exp()[best].tolist()
+            ax.barh([-i - 0.27 * (k - 1) for i in range(6)], shares, height=0.25, label=f"T {T:.0f}")
         ax.set_yticks([-i for i in range(6)], [shown(lab, i) for i in best])
         ax.grid(False, axis="y")
         before = lab.tokenizer.decode(inputs[b, max(0, t - 8) : t + 1].tolist()).replace("\n", "¶")

@@ -116,7 +116,7 @@ def bench_gap(b, trial):
             "counted: the share closed is above 0", **SHARE, goal=(">", 0.0), bound=1.0,
             measured=with_interval("distilled", trial.shares("as long")),
             why="what it has in place of a teacher is more text, as much as it can read meanwhile")
-    due = trial.found["teacher"]["accuracy"]
+    due = max(trial.found["teacher"]["accuracy"], 1e-6)  # a teacher that knows nothing is never right
     b.claim("accuracy", "The student's likeliest next token is right at least 97 % as often as the teacher's",
             unit="of the teacher's", better="higher", goal=(">=", 0.97), bound=1.0,
             measured=with_interval("distilled", [a / due for a in trial.column("distilled", "accuracy")]),

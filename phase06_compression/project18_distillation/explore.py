@@ -45,7 +45,7 @@ class Config:
     """Rows in an update."""
     context: int = 128
     """Tokens of a row."""
-    temperature: float = 2.0
+    temperature: float = 1.0
     """Of both models where they are compared."""
     alpha: float = 0.9
     """The teacher's share of the loss."""

@@ -146,7 +146,7 @@ class LogitKD(nn.Module):
     in nats a token, detached: "hard", "soft". teacher: a Teacher, or what reads as one does.
     """
 
-    def __init__(self, student, teacher, T=2.0, alpha=0.9, chunk=512):
+    def __init__(self, student, teacher, T=1.0, alpha=0.9, chunk=512):
         super().__init__()
         demand(T > 0, f"the temperature is {T}: it must be above 0")
         demand(0 <= alpha <= 1, f"alpha is {alpha}: it is a share, from 0 to 1")

@@ -43,7 +43,7 @@ class Config:
     how: Literal["logit", "feature", "policy", "task", "said"] = "logit"
     """logit: the distribution of every token; feature: states and relations; policy: logit for half of the
     updates, then texts of the student's own; task: logits of answers; said: the teacher's own answers."""
-    temperature: float = 2.0
+    temperature: float = 1.0
     """Of both models where they are compared."""
     alpha: float = 0.9
     """The teacher's share of the loss, 0 to 1."""
