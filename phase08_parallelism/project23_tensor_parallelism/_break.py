@@ -95,9 +95,9 @@ def bias(lab):
                 start, stop = share(32, wire.rank, wire.world)
                 return kind(linear, start, stop, Region(Ring(wire)))(x[:, start:stop])
 
-            off = (ranks(world, work)[0] - linear(x)).mean(0) / linear.bias
-            found[f"{name}, {world}"] = off.mean().item()
-            lab.say(f"  {world} ranks, {name}: off by {off.mean():.2f} biases")
+            off = (ranks(world, work)[0] - linear(x)).mean(0) @ linear.bias / linear.bias.square().sum()
+            found[f"{name}, {world}"] = off.item()
+            lab.say(f"  {world} ranks, {name}: off by {off:.2f} biases")
     return found
 
 

@@ -72,7 +72,7 @@ def trained(sizes, group, updates=2) -> float:
 
 
 def peaks(rank, world, sizes):
-    """Most bytes in memory on each rank, above what was there before: in training its part, then the whole."""
+    """Most bytes in memory on each rank above what was there before: training its part, then the whole."""
     torch.set_num_threads(1)
     before, found = held("VmRSS"), {}  # taken once: what was freed may stay in this process
     for name, group in (("part", Library()), ("whole", ALONE)):

@@ -39,7 +39,7 @@ PRESETS = {
     "cpu": Config(),
     "paper": Config(params=405e9, gpus=16_384, batch=2048),
 }
-HEAD = " tensor  pipe  data  ctx  blocks          GB        s    MFU  bubble   GB sent"
+HEAD = " tensor  pipe  data  ctx  blocks        GB        s    MFU  bubble   GB sent"
 
 
 def line(layout, cost):

@@ -177,7 +177,7 @@ def on_a_rank(rank, world, folder):
 def everything(world, folder):
     model, _ = model_and_batch(2, n_kv_head=2)
     checkpoints.write(folder / "by-one", checkpoints.state(model, warm(model, fill=True), 1), {"step": 3})
-    assert spawn(on_a_rank, world, str(folder)) == ["all of it"] * world
+    assert spawn(on_a_rank, world, str(folder), timeout=240.0) == ["all of it"] * world
     other, _ = model_and_batch(3, n_kv_head=2)
     optimizer = warm(other)
     notes = checkpoints.read(folder / f"by-{world}", checkpoints.state(other, optimizer, 1))
