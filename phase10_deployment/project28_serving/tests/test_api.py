@@ -13,6 +13,8 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+from common import hub
+from common.generate import Sampling
 from common.trial import model_folder
 from phase10_deployment.project28_serving import _client, _server, _trial
 from phase10_deployment.project28_serving.api import create_app
@@ -335,7 +337,7 @@ def test_switches_can_be_changed_while_it_runs(folder):
     words = _trial.engine_of(folder).tokenizer
 
     def make(switches):
-        return assemble(_trial.hub.load(folder), words, switches)
+        return assemble(hub.load(folder), words, switches)
 
     service = _trial.service_of(folder, make=make)
     with _server.in_thread(create_app(service, inspect=True)) as url:
@@ -353,14 +355,18 @@ def test_switches_can_be_changed_while_it_runs(folder):
             assert answer.status_code == 400, answer.text
 
 
-@pytest.mark.parametrize("switches", [{"kv": "int8"}, {"weights": "int8"}, {"speculative": "ngram"},
-                                      {"paged": False, "prefix_cache": False}, {"paged": False}])  # fmt: skip
+SWITCHES = [{"kv": "int8"}, {"weights": "int8"}, {"speculative": "ngram"}, {"paged": False},
+            {"paged": False, "prefix_cache": False},
+            pytest.param({"compile": True}, marks=pytest.mark.slow)]  # fmt: skip
+
+
+@pytest.mark.parametrize("switches", SWITCHES)
 def test_every_switch_serves(folder, switches):
     """Each technique alone, behind the same API: greedy text of the asked length; and refusals stay."""
     service = _trial.service_of(folder, **switches)
     plain = _trial.engine_of(folder, prefix_cache=False, paged=False)
     ids = list(b"Once upon a time")
-    want = plain.generate([ids], [_trial_sampling()])[0].text
+    want = plain.generate([ids], [Sampling(max_tokens=8, temperature=0.0, ignore_eos=True)])[0].text
     service.loop.start()
 
     async def post():
@@ -375,12 +381,6 @@ def test_every_switch_serves(folder, switches):
         service.loop.stop()
     assert text == want or ("int8" in switches.values() and len(text) > 0)
     assert service.loop.engine.switches == Switches(tokens=1024, max_batch=8, max_step_tokens=64, **switches)
-
-
-def _trial_sampling():
-    from common.generate import Sampling
-
-    return Sampling(max_tokens=8, temperature=0.0, ignore_eos=True)
 
 
 # ---- the end ----
