@@ -96,7 +96,7 @@ class Bare(router.Router):
 
 
 def softmax(lab) -> dict:
-    """Logits for weights: they begin near 0 and know no bound: experts are off at first, and shout later."""
+    """Logits for weights: they begin near 0 and know no bound, where softmax has them add up to 2 (scale)."""
     broken, found = lab.mixture(), {}
     for layer in moe.layers(broken):
         layer.router.__class__ = Bare

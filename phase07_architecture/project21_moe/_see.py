@@ -62,11 +62,11 @@ def token_map(lab) -> dict:
     own = {i: every[tokens.eq(i)] for i in common}  # {id: (times, k)}
     table = torch.stack([router.load(mine, E) / len(mine) for mine in own.values()])
     fig, ((left, right),) = plots.figure(1, 2, width=12.5, height=6.2)
-    names = [repr(tokenizer.decode([i]))[1:-1].replace("$", r"\$") for i in common]
+    names = [repr(tokenizer.decode([i]))[1:-1].replace("$", r"\$").replace(" ", "·") for i in common]
     plots.heatmap(left, table, x=[str(e) for e in range(E)], y=names, high=1.0,
                   title="share of a token's occurrences that an expert takes")  # fmt: skip
     left.set_aspect("auto")
-    page(right, [tokenizer.decode([i]) for i in tokens[:220].tolist()], first[:220].tolist())
+    page(right, [tokenizer.decode([i]) for i in tokens[:480].tolist()], first[:480].tolist())
     lab.save(fig, "map.png")
     mine = table.max(1).values.mean().item()
     chance = (router.load(every, E) / len(every)).max().item()
@@ -126,7 +126,7 @@ def upcycle(lab) -> dict:
         model, curve = lab.fit(model, seed=1)
         at[f"{name}, after"] = lab.loss(model)
         ax.plot(*curve, label=f"{name}: {at[f'{name}, after']:.3f}", linewidth=1.1)
-    _, scratch = lab.fit(lab.mixture(experts=config.experts, d_ff=lab.config.d_ff), seed=1)
+    _, scratch = lab.fit(lab.mixture(experts=config.experts, d_ff=lab.config.d_ff, scale=1.0), seed=1)
     ax.plot(*scratch, label="the same experts, from the start", linewidth=1.1)
     ax.set(xlabel="update", ylabel="nats a token, and what routers add", title="Experts out of one")
     ax.set_ylim(top=1.6 * at["before"] + 0.1)

@@ -77,7 +77,7 @@ class Lab(explore.Album):
 
     def mixture(self, **settings):
         """A mixture, not yet trained, with as many numbers inside k experts as the dense model has."""
-        config = MoEConfig(**{"experts": self.config.experts, **settings})
+        config = MoEConfig(**{"experts": self.config.experts, "k": 2, "scale": 2.0, **settings})
         return _lab.mixture(self.plan, self.town.tokenizer.vocab_size, config)
 
     @cached_property

@@ -59,6 +59,11 @@ class Stacked(nn.Module):
         return self.product(inner, self.w_down, ends)
 
 
+def by_counts(h, counts, experts):
+    """For `sorted_segments`: experts that are stacked take all rows at once."""
+    return experts(h, counts)
+
+
 def stack(model, product=by_slices):
     """Have the mixtures of a model compute by grouped products, in place; return the model.
 
@@ -66,5 +71,5 @@ def stack(model, product=by_slices):
     """
     for layer in layers(model):
         layer.experts = Stacked(layer.experts, product)
-        layer.run = partial(sorted_segments, compute=lambda h, counts, experts: experts(h, counts))
+        layer.run = partial(sorted_segments, compute=by_counts)
     return model

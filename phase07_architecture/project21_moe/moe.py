@@ -29,7 +29,7 @@ from common.errors import demand
 from common.exercise import exercise
 from common.model import SwiGLU
 
-from .router import Router, RouterConfig
+from .router import Router, RouterConfig, load
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -91,7 +91,7 @@ def sort_by_expert(experts, E):
     order = flat.argsort(stable=True)
     inverse = torch.empty_like(order)
     inverse[order] = torch.arange(len(order), device=order.device)
-    return order, inverse, torch.bincount(flat, minlength=E + 1)[:E]
+    return order, inverse, load(experts, E)
 
 
 class Rows(torch.autograd.Function):
@@ -126,10 +126,11 @@ def segments(h, counts, experts):
     has no row is not called.
     """
     counts = counts.tolist()
-    parts = h[: sum(counts)].split(counts)
+    dropped = len(h) - sum(counts)
+    *parts, _ = h.split([*counts, dropped])
     call = [len(part) or torch.is_grad_enabled() for part in parts]
     y = torch.cat([expert(part) if c else part for expert, part, c in zip(experts, parts, call, strict=True)])
-    return F.pad(y, (0, 0, 0, len(h) - len(y)))
+    return F.pad(y, (0, 0, 0, dropped)) if dropped else y  # to pad by nothing would be a copy
 
 
 @exercise

@@ -38,6 +38,8 @@ class RouterConfig:
     """softmax: experts compete. sigmoid: each is scored for itself."""
     renormalise: bool = True
     """Divide the weights of a token by their sum, so that they add up to 1."""
+    scale: float = 1.0
+    """What the weights are multiplied by; k: k narrow experts count whole, as slices of a wide one do."""
     noise: bool = False
     """Learned noise on the logits, in training."""
     aux: float = 0.01
@@ -52,6 +54,7 @@ class RouterConfig:
         demand(1 <= self.k <= self.experts, f"k is {self.k} of {self.experts} experts: a token takes at "
                "least 1 and at most all of them")  # fmt: skip
         demand(self.score in ("softmax", "sigmoid"), f"score is {self.score!r}: choose softmax or sigmoid")
+        demand(0 < self.scale < float("inf"), f"scale is {self.scale}: it must be above 0, and finite")
         for name in ("aux", "z", "rate"):
             value = getattr(self, name)
             demand(0 <= value < float("inf"), f"{name} is {value}: it must be at least 0, and finite")
@@ -93,7 +96,8 @@ def noisy(logits, spread):
 
 def load(experts, E):
     """How many choices fell on each expert: experts (N, k) -> (E,) int64. Dropped ones are not counted."""
-    return torch.bincount(experts.flatten(), minlength=E + 1)[:E]
+    flat = experts.flatten()  # bincount would have the processor wait for a GPU
+    return flat.new_zeros(E + 1).scatter_add(0, flat, torch.ones_like(flat))[:E]
 
 
 @exercise
@@ -170,7 +174,7 @@ class Router(nn.Module):
         experts, weights = choose(scores, config.k, self.bias if config.rate else None, config.renormalise)
         if self.training:
             self.load.copy_(load(experts, config.experts))
-        self.routing = Routing(experts, weights, scores, logits)
+        self.routing = Routing(experts, config.scale * weights, scores, logits)
         return self.routing
 
     def loss(self):

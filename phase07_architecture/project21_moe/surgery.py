@@ -64,8 +64,8 @@ def upcycle(model, config, where=lambda name: True):
     The function is the same at first, as weights add up to 1: the new routers, drawn at random, have nothing
     to get wrong. A token costs k times the old feed-forward. UserError where the function would change.
     """
-    alike = config.renormalise and not config.shared and config.d_ff is None
-    demand(alike, "upcycling begins with the old function: renormalise, no shared expert, no d_ff of its own")
+    alike = config.renormalise and config.scale == 1 and not config.shared and config.d_ff is None
+    demand(alike, "upcycling begins with the old function: renormalise, scale 1, no shared expert, no d_ff")
 
     def make(old):
         mixture = MoE(old.w_gate.in_features, 1, config).to(old.w_gate.weight)

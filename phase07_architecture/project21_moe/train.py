@@ -76,7 +76,7 @@ class Config:
     @property
     def mixture(self):
         return MoEConfig(experts=self.experts, k=self.k, shared=self.shared, capacity=self.capacity or None,
-                         **BALANCE[self.balance])  # fmt: skip
+                         scale=1.0 if self.upcycle else self.k, **BALANCE[self.balance])  # fmt: skip
 
 
 PRESETS = {

@@ -281,7 +281,7 @@ def test_upcycled_model_is_the_old_one_at_first():
     model(tokens).square().sum().backward()
     optimizer.step()
     assert not torch.equal(*weights[:2])
-    for wrong in (MoEConfig(renormalise=False), MoEConfig(shared=8), MoEConfig(d_ff=8)):
+    for wrong in (MoEConfig(renormalise=False), MoEConfig(shared=8), MoEConfig(d_ff=8), MoEConfig(scale=2)):
         with pytest.raises(UserError, match="begins with the old function"):
             surgery.upcycle(copy.deepcopy(dense), wrong)
 

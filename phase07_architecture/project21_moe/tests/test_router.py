@@ -99,9 +99,9 @@ def test_matches_transformers_deepseek_with_a_bias():
     from transformers import DeepseekV3Config
 
     config = DeepseekV3Config(hidden_size=16, n_routed_experts=8, num_experts_per_tok=3, n_group=1,
-                              topk_group=1, norm_topk_prob=True, routed_scaling_factor=1.0)  # fmt: skip
+                              topk_group=1, norm_topk_prob=True, routed_scaling_factor=2.5)  # fmt: skip
     theirs, x = modeling.DeepseekV3TopkRouter(config), drawn(20, 16).float()
-    ours = Router(16, RouterConfig(experts=8, k=3, score="sigmoid", rate=0.1))
+    ours = Router(16, RouterConfig(experts=8, k=3, score="sigmoid", rate=0.1, scale=2.5))
     theirs.weight.data.copy_(drawn(8, 16, seed=1))
     ours.gate.weight.data.copy_(theirs.weight.data)
     plain = ours(x)
@@ -222,7 +222,7 @@ def test_load_counts_what_was_not_dropped():
 @pytest.mark.parametrize("wrong, says", [
     ({"experts": 0}, "at least 1"), ({"k": 9}, "k is 9 of 8"), ({"k": 0}, "k is 0"),
     ({"score": "tanh"}, "softmax or sigmoid"), ({"aux": -1.0}, "aux is -1"),
-    ({"rate": float("nan")}, "rate is nan"),
+    ({"rate": float("nan")}, "rate is nan"), ({"scale": 0.0}, "scale is 0"),
 ])  # fmt: skip
 def test_bad_settings(wrong, says):
     with pytest.raises(UserError, match=says):
