@@ -33,7 +33,6 @@ def naive_kd(logits, teacher, targets, T, alpha):
 # ---- two distributions ----
 
 
-@exercise
 def soften(logits: Tensor, T: float) -> Tensor:
     """ln of the distribution at temperature T, shaped as logits, float32: flatter where T is above 1."""
     return (logits.float() / T).log_softmax(-1)
@@ -44,7 +43,7 @@ def soft_loss(logits: Tensor, log_p: Tensor, T: float) -> Tensor:
     """T² KL(p ‖ q) in nats, summed over all places: logits (N, V) of the student, log_p (N, V) at T.
 
     KL(p ‖ q) is the mean of ln p - ln q under p. Its slope by a logit is (q - p) / T, and q - p shrinks by
-    another T as both get flatter: T² makes up for that, so that alpha means the same at every T.
+    another T as both get flatter: T² makes up for that, so that alpha keeps its meaning as T rises.
     """
     log_q = soften(logits, T)
     return T**2 * (log_p.exp() * (log_p - log_q)).sum()
@@ -81,6 +80,7 @@ def chunked(x: Tensor, weight: Tensor, loss, chunk: int) -> tuple[Tensor, Tensor
         with torch.enable_grad():
             some = loss(logits, rows)
         (slope,) = torch.autograd.grad(some, logits)
+        slope = slope.to(weight.dtype)
         dx[rows] = slope @ weight
         dw += slope.T @ x[rows]
         total += some.detach()
