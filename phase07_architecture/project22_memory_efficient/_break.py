@@ -104,7 +104,7 @@ def one(lab):
     calls = {n: partial(chunked.chunked, q, k, v, reach, queries=T, keys=n) for n in sizes}
     times = [lab.milliseconds(call, 0.05) for call in calls.values()]
     held = [lab.peak(call) for call in calls.values()]
-    want, matrix = calls[T](), 4 * T * T / 1e6
+    want, matrix = calls[sizes[-1]](), 4 * T * T / 1e6
     off = [(call() - want).abs().max().item() for call in calls.values()]
     fig, ((left, right),) = plots.figure(1, 2, width=10, height=3.8)
     for ax, line, what, colour in ((left, times, "time, ms", plots.COLOURS[1]),
