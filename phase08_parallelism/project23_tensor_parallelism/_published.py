@@ -2,7 +2,8 @@
 
 Narayanan et al. 2021 (2104.04473), table 1: GPT with blocks recomputed, 2048 tokens, on A100. Their share of
 the peak counts recomputation, so ours is multiplied by 4/3 for the comparison. Llama team 2024 (2407.21783),
-table 4: Llama 3 405B on H100, nothing recomputed; their MFU.
+table 4: Llama 3 405B on H100, nothing recomputed; their MFU. How often a stage comes round is not in these
+tables: two rounds are assumed for Megatron's pipelines and four for Llama's; micro-batches are one sequence.
 """
 
 from typing import NamedTuple
@@ -23,7 +24,6 @@ class Published(NamedTuple):
 
 def megatron(billions, heads, width, blocks, t, p, gpus, batch, share) -> Published:
     shape = Shape(blocks, width, heads, heads, billions * 1e9, 51_200, 2048, batch)
-    # the stage comes round twice where the paper interleaves
     layout = Layout(t, p, gpus // (t * p), 1, 1, 2 if p > 1 else 1, True)
     return Published(f"Megatron {billions:g}B", shape, layout, MACHINES["A100"], share, True)
 
