@@ -112,10 +112,10 @@ def binned(losses, size):
 
 
 def collapse(losses, context, size, more=0.5):
-    """The first position from which on a stretch of `size` tokens costs `more` nats above those within the
-    context, the first stretch apart; None where that never happens."""
+    """Where stretches of `size` tokens begin to cost `more` nats above those within the context, the first
+    stretch apart; None where they never do. One hard sentence is no collapse: medians of three neighbours."""
     means = binned(losses, size)
     within = means[1 : max(2, context // size)].mean()
-    beyond = (means > within + more).nonzero().flatten()
-    beyond = beyond[beyond >= 1]
-    return int(beyond[0]) * size if len(beyond) else None
+    middle = torch.stack((means[:-2], means[1:-1], means[2:])).median(0).values  # of stretches 1 … n - 2
+    beyond = (middle > within + more).nonzero().flatten()
+    return (int(beyond[0]) + 1) * size if len(beyond) else None

@@ -167,12 +167,14 @@ def bench_context(b):
     """Four contexts long: what a token beyond the first costs; and whether facts are found again."""
     quality = Quality(b)
     plain, _ = quality.beyond(quality.base, 4)
-    for way in rope_scaling.WAYS:
-        scaled, _ = quality.beyond(extend(copy.deepcopy(quality.base), way, 4.0), 4)
+    scaled = {way: quality.beyond(extend(copy.deepcopy(quality.base), way, 4.0), 4)[0]
+              for way in rope_scaling.WAYS}  # fmt: skip
+    for way in ("ntk", "yarn"):
         b.claim(f"context-{way}", f"Beyond its context, up to four times, {way} leaves the base at most "
                 "0.9 of its loss, without training", unit="nats a token", better="lower", goal=("<=", 0.9),
-                measured=values(way, [scaled], "as it is", [plain]),
-                settings={"documents": quality.documents, "context": quality.context})  # fmt: skip
+                measured=values(way, [scaled[way]], "as it is", [plain]),
+                settings={"documents": quality.documents, "context": quality.context,
+                          "linear": scaled["linear"]})  # fmt: skip
     found = "In texts of four contexts the long model finds at least half of the facts again"
     how = {"unit": "share found", "better": "higher", "goal": (">=", 0.5)}
     if quality.long is None:

@@ -32,11 +32,7 @@ def table(way, theta, D, factor, context):
 
 
 @pytest.mark.parametrize(("theta", "D", "factor", "context"), SIZES, ids=str)
-@pytest.mark.parametrize("way", [
-    pytest.param("linear", marks=pytest.mark.exercise("linear")),
-    pytest.param("ntk", marks=pytest.mark.exercise("ntk")),
-    pytest.param("yarn", marks=pytest.mark.exercise("yarn")),
-])  # fmt: skip
+@pytest.mark.parametrize("way", rope_scaling.WAYS)
 def test_matches_tables_of_transformers(way, theta, D, factor, context):
     """Angles per position, and by how much cos and sin are scaled."""
     want, scale = table(way, theta, D, factor, context)

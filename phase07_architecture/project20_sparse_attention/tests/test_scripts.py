@@ -57,8 +57,8 @@ def test_smoke_explore(home, model, capsys):
     run(explore, "smoke", "--model", model, "--out", home / "out")
     assert {path.stem for path in (home / "out").glob("*.png")} == set(explore.EXPERIMENTS)
     found = metrics(home / "out")
-    assert found["masks: all that came before"] == pytest.approx(1.0) > found["masks: window"]
-    assert found["reach: strided, 2"] == pytest.approx(1.0) > found["reach: window, 2"]
+    assert found["masks: all that came before"] == pytest.approx(1.0) and found["masks: window"] < 0.9
+    assert found["reach: strided, 2"] == pytest.approx(1.0) and found["reach: window, 2"] < 0.9
     assert found["comb: strided, by step"] < found["comb: strided, in order"]
     assert found["routing: best, 1"] >= max(found[f"routing: {kind}, 1"] for kind in ("routed", "random"))
 
@@ -117,6 +117,8 @@ def test_a_row_holds_its_facts_and_asks_for_them(model):
 def test_collapse_is_where_the_loss_leaves():
     losses = torch.cat((torch.full((64,), 2.0), torch.full((32,), 2.2), torch.full((32,), 5.0)))
     assert _long.collapse(losses, 64, 16) == 96 and _long.collapse(losses[:96], 64, 16) is None
+    losses[32:48] = 9.0  # one hard sentence
+    assert _long.collapse(losses[:96], 64, 16) is None
 
 
 def test_mass_of_all_blocks_is_one():
