@@ -39,6 +39,7 @@ from phase05_quantization.project15_kv_quantization import kv_quant, paged_quant
 from phase05_quantization.project15_kv_quantization.bags import integer_scores
 from phase05_quantization.project15_kv_quantization.rows import Format
 from phase05_quantization.project16_qat import qat
+from phase06_compression.project17_pruning import magnitude, sparsegpt, storage, structured, wanda
 
 START = [3, 5, 7, 9, 11, 13, 15, 17]  # what most prompts begin with
 PROMPTS = [[*START, 19], [*START, 19, 21, 23], [4], [*START, 18, 20], [*START, 19, 21, 23, 25], [30, 1, 4, 7]]
@@ -345,6 +346,17 @@ def coarse(**settings):
     return change
 
 
+def with_zeros(sparsity):
+    """SparseGPT; kept by bitmask, it is the same to the last bit."""
+
+    def change(model, tokens):
+        want = sparsegpt.apply(model, read(tokens), sparsity)(tokens)
+        assert torch.equal(storage.store(model)(tokens), want)
+        return model
+
+    return change
+
+
 CACHE_8, CACHE_4 = Format(8, 4, 2), Format(4, 8, 2)
 WHOLE = partial(kv_quant.read, product=integer_scores)
 BYTES = integer.Chooser(("int_mm",))
@@ -365,6 +377,10 @@ ROUNDED = {
     "cache, 8 bits, integers": (through(CACHE_8, kv_quant.reading(WHOLE)), 0.03),
     "cache, 4 bits, codes": (through(CACHE_4, kv_quant.attend), 0.2),
     "pages, 8 bits": (through_pages(CACHE_8, 8), 0.02),
+    "a tenth is 0": (lambda model, tokens: magnitude.apply(model, 0.1), 0.06),
+    "a tenth is 0, Wanda": (lambda model, tokens: wanda.apply(model, read(tokens), 0.1), 0.09),
+    "a tenth is 0, SparseGPT": (with_zeros(0.1), 0.06),
+    "a sixth of the neurons gone": (lambda model, tokens: structured.apply(model, read(tokens), 2, 40), 0.3),
 }
 
 
