@@ -40,6 +40,7 @@ from phase05_quantization.project15_kv_quantization.bags import integer_scores
 from phase05_quantization.project15_kv_quantization.rows import Format
 from phase05_quantization.project16_qat import qat
 from phase06_compression.project17_pruning import magnitude, sparsegpt, storage, structured, wanda
+from phase07_architecture.project20_sparse_attention import block_sparse, learned, patterns
 
 START = [3, 5, 7, 9, 11, 13, 15, 17]  # what most prompts begin with
 PROMPTS = [[*START, 19], [*START, 19, 21, 23], [4], [*START, 18, 20], [*START, 19, 21, 23, 25], [30, 1, 4, 7]]
@@ -167,6 +168,9 @@ def lookup():
 
 GROWING, COUNTING, ADDRESSED = ((kind, "update") for kind in (GrowingCache, KVCache, StaticCache))
 FLASH = tiled, "fold"
+SPARSE, ROUTED = (block_sparse, "pieces"), (learned, "readers")
+ALL_PAIRS = block_sparse.sparse(patterns.pattern(patterns.Near(5, 2), patterns.Near(None)))  # in two groups
+ALL_BLOCKS = learned.routed(4, 99)
 SLOTS = slots.SlotCache, "update"
 HIT = PrefixIndex, "match", lambda found: found[0] > 0
 GUESSED = PromptLookup, "verify", lambda ids: len(ids) > 1
@@ -200,6 +204,10 @@ ROUTES = {
     "engine, guesses, prefix, preempted": Way(engine(index, lookup, budget=34), [GUESSED, HIT, PREEMPTED]),
     "engine, everything": Way(attending(tiled.attend, engine(index, lookup, budget=34)),
                               [FLASH, BATCHED, HIT, GUESSED, PREEMPTED]),
+    "sparse, cache": Way(attending(ALL_PAIRS, alone(lambda m, n: caches_for(m, KVCache, 1, n))),
+                         [SPARSE, COUNTING]),
+    "engine, sparse": Way(attending(ALL_PAIRS, engine()), [SPARSE, BATCHED]),
+    "engine, routed": Way(attending(ALL_BLOCKS, engine()), [ROUTED, BATCHED]),
     "engine, paged, gathered": Way(engine(store=on_pages), [PAGES]),
     "engine, paged": Way(attending(paged_attention.attend, engine(store=on_pages)), [PAGES, IN_PLACE]),
     "engine, paged, flash": Way(attending(tiled.attend, engine(store=on_pages)), [PAGES, FLASH]),
