@@ -139,7 +139,7 @@ def speed(lab):
     plots.legend(ax)
     lab.save(fig, "speed.png")
     for name, line in found.items():
-        lab.say(f"  {name:22}" + "  ".join(f"{s:.0%}: x {v:.2f}" for s, v in line.items()))
+        lab.say(f"  {name:24}" + "  ".join(f"{s:.0%}: x {v:.2f}" for s, v in line.items()))
     return {f"{name}, {share:.0%}": value for name, line in found.items() for share, value in line.items()}
 
 

@@ -17,7 +17,7 @@ from .storage import compress, expand
 FULL = {"vocab_size": 10_000, "n_layer": 12, "n_head": 12, "n_kv_head": 12, "d_model": 768, "d_ff": 2048}
 BASE = {"vocab_size": 10_000, "n_layer": 6, "n_head": 8, "n_kv_head": 4, "d_model": 256, "d_ff": 640}
 SMALL = {"vocab_size": 320, "n_layer": 2, "n_head": 4, "n_kv_head": 4, "d_model": 64, "d_ff": 128}
-PROMPT = 64
+PROMPT, WHOLE = 64, "whole"
 
 
 def matrix_of(width, share, seed=0):
@@ -44,15 +44,15 @@ def smaller(w, x, share):
     return lambda: F.linear(y, part)
 
 
-def seconds(call, least=0.05):
-    """The shortest of several calls."""
-    call()
-    best, began = float("inf"), time.perf_counter()
-    while time.perf_counter() - began < least:
-        start = time.perf_counter()
-        call()
-        best = min(best, time.perf_counter() - start)
-    return best
+def shortest(calls, rounds=9):
+    """{name: seconds of the shortest call}, the calls in turns."""
+    found = dict.fromkeys(calls, float("inf"))
+    for _ in range(rounds):
+        for name, call in calls.items():
+            start = time.perf_counter()
+            call()
+            found[name] = min(found[name], time.perf_counter() - start)
+    return found
 
 
 @torch.inference_mode()
@@ -62,11 +62,11 @@ def products(width, rows, shares):
     whole = torch.randn(width, width) / width**0.5
     for share in shares:
         w = matrix_of(width, share)
-        calls = forms(w, x) | {"fewer rows and columns": smaller(w, x, share)}
-        for name, call in calls.items():
-            before = seconds(lambda: F.linear(x, whole))
-            found.setdefault(name, {})[share] = before / seconds(call)
-    return found
+        best = shortest({WHOLE: lambda: F.linear(x, whole), **forms(w, x),
+                         "fewer rows and columns": smaller(w, x, share)})  # fmt: skip
+        for name in best.keys() - {WHOLE}:
+            found.setdefault(name, {})[share] = best[WHOLE] / best[name]
+    return dict(sorted(found.items()))
 
 
 def model_of(sizes, context=1024):
