@@ -54,12 +54,13 @@ def ask(url, body, key="one", path="/v1/completions"):
 
 
 def empty(service, seconds=20.0):
-    """Does the engine hold nothing, before the time is up?"""
+    """Do engine and door hold nothing, before the time is up?"""
     until = time.monotonic() + seconds
     while time.monotonic() < until:
         now = service.loop.snapshot
-        if not now["running"] and not now["waiting"] and not service.loop.tickets:
-            return service.door.places.free == BOUNDS.places
+        held = now["running"] + now["waiting"] + len(service.loop.tickets)
+        if not held and service.door.places.free == BOUNDS.places:
+            return True
         time.sleep(0.01)
     return False
 
