@@ -94,9 +94,11 @@ def scales(lab):
     fig, ((ax,),) = plots.figure(height=4.6)
     for kind, line in kinds.items():
         low, middle, high = torch.stack(line).numpy().T
-        (drawn,) = ax.plot(updates, middle, label=kind, linewidth=1.8)
-        ax.fill_between(updates, low, high, alpha=0.08, color=drawn.get_color(), linewidth=0)
-    ax.set(xlabel="update", ylabel="step, over where it began", title="3 bits: middle and middle 80 %")
+        (drawn,) = ax.plot(updates, high, label=kind, linewidth=1.8)
+        ax.plot(updates, low, color=drawn.get_color(), linewidth=1.8)
+        ax.plot(updates, middle, color=drawn.get_color(), linewidth=1, linestyle=":")
+    ax.set(xlabel="update", ylabel="step, over where it began",
+           title="3 bits: one step in ten lies above, one below; the middle dotted")
     plots.legend(ax, ncols=2)
     lab.save(fig, "scales.png")
     for kind, line in kinds.items():
