@@ -41,6 +41,7 @@ from phase05_quantization.project15_kv_quantization.rows import Format
 from phase05_quantization.project16_qat import qat
 from phase06_compression.project17_pruning import magnitude, sparsegpt, storage, structured, wanda
 from phase07_architecture.project20_sparse_attention import block_sparse, learned, patterns
+from phase07_architecture.project22_memory_efficient import chunked, split_k
 
 START = [3, 5, 7, 9, 11, 13, 15, 17]  # what most prompts begin with
 PROMPTS = [[*START, 19], [*START, 19, 21, 23], [4], [*START, 18, 20], [*START, 19, 21, 23, 25], [30, 1, 4, 7]]
@@ -177,6 +178,9 @@ GUESSED = PromptLookup, "verify", lambda ids: len(ids) > 1
 PREEMPTED = scheduler.Scheduler, "preempt"
 PAGES = paged_attention.PagedCache, "write"
 IN_PLACE = paged_attention, "paged"
+CHUNKS = chunked, "attend_rows"
+SHARES = split_k, "split", lambda y: y.size(2) == 1
+CHUNKED, SPLIT = partial(chunked.attend, queries=5, keys=3), partial(split_k.attend, splits=3)
 BATCHED = slots.SlotCache, "update", lambda kv: kv[0].size(0) > 1
 
 ROUTES = {
@@ -188,6 +192,10 @@ ROUTES = {
     "flash, cache": Way(attending(tiled.attend, alone(lambda m, n: caches_for(m, KVCache, 1, n))),
                         [FLASH, COUNTING]),
     "flash, padded": Way(attending(tiled.attend, padded), [FLASH, ADDRESSED]),
+    "chunks": Way(attending(CHUNKED, alone(lambda m, n: None)), [CHUNKS]),
+    "split, cache": Way(attending(SPLIT, alone(lambda m, n: caches_for(m, KVCache, 1, n))),
+                        [SHARES, COUNTING]),
+    "split, padded": Way(attending(SPLIT, padded), [SHARES, ADDRESSED]),
     "prefix": Way(after_prefix, [HIT, COUNTING]),
     "flash, prefix": Way(attending(tiled.attend, after_prefix), [FLASH, HIT]),
     "guesses": Way(guessing, [GUESSED]),
@@ -200,6 +208,7 @@ ROUTES = {
     "engine, prefix": Way(engine(index), [BATCHED, HIT]),
     "engine, prefix, preempted": Way(engine(index, budget=34), [HIT, PREEMPTED]),
     "engine, flash": Way(attending(tiled.attend, engine()), [FLASH, BATCHED]),
+    "engine, split": Way(attending(SPLIT, engine()), [SHARES, BATCHED]),
     "engine, guesses": Way(engine(None, lookup), [BATCHED, GUESSED]),
     "engine, guesses, prefix, preempted": Way(engine(index, lookup, budget=34), [GUESSED, HIT, PREEMPTED]),
     "engine, everything": Way(attending(tiled.attend, engine(index, lookup, budget=34)),
@@ -210,6 +219,7 @@ ROUTES = {
     "engine, routed": Way(attending(ALL_BLOCKS, engine()), [ROUTED, BATCHED]),
     "engine, paged, gathered": Way(engine(store=on_pages), [PAGES]),
     "engine, paged": Way(attending(paged_attention.attend, engine(store=on_pages)), [PAGES, IN_PLACE]),
+    "engine, paged, split": Way(attending(SPLIT, engine(store=on_pages)), [PAGES, SHARES]),
     "engine, paged, flash": Way(attending(tiled.attend, engine(store=on_pages)), [PAGES, FLASH]),
     "engine, paged, guesses": Way(attending(paged_attention.attend, engine(None, lookup, store=on_pages)),
                                   [PAGES, IN_PLACE, GUESSED]),
@@ -274,7 +284,7 @@ def slot_caches(model, size):
     return store.caches(SimpleNamespace(ids=(2,), longest=size))
 
 
-ATTENDS = {"core": attend, "flash": tiled.attend}
+ATTENDS = {"core": attend, "flash": tiled.attend, "chunks": CHUNKED, "split": SPLIT}
 CACHES = {
     "counting": lambda model, size: caches_for(model, KVCache, 1, size),
     "addressed": lambda model, size: caches_for(model, StaticCache, 1, size),
