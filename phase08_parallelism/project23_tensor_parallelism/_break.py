@@ -32,7 +32,7 @@ MISTAKES = {
 def mistakes(lab):
     """The small model on four ranks, with one sum left out at a time; its loss beside one process's."""
     alone, _ = lab.trained(1)
-    fig, ((left, right),) = plots.figure(1, 2, width=12)
+    fig, ((left, right),) = plots.figure(1, 2, width=13, height=5)
     found = {}
     for name, (dress, sequence, finish) in MISTAKES.items():
         losses, distances = lab.trained(WORLD, dress, sequence=sequence, finish=finish)
@@ -48,7 +48,7 @@ def mistakes(lab):
     ):
         ax.set_yscale("log")
         ax.set(xlabel="update", ylabel=what)
-    plots.legend(left, fontsize=9, loc="lower right")
+    plots.legend(left)
     lab.save(fig, "mistakes.png")
     return found
 

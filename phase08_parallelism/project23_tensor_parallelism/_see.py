@@ -34,7 +34,7 @@ def ring(lab):
     chosen = (0, 1, RANKS - 1, 2 * RANKS - 2)
     fig, (axes,) = plots.figure(1, len(chosen), width=13, height=3.5)
     for ax, step in zip(axes, chosen, strict=True):
-        paint(ax, frames[step], f"after {step} steps" if step else "start")
+        paint(ax, frames[step], f"step {step}" if step else "start")
     lab.save(fig, "ring.png")
     complete = [sum(value == RANKS for row in frame for value in row) for frame in frames]
     lab.say(f"  parts that hold all {RANKS} terms, step by step: {complete}")
@@ -171,7 +171,7 @@ def layouts(lab):
             [run.share for run in runs], [predicted(run) for run in runs], "o", color=colour, label=name
         )
     left.plot((0.35, 0.55), (0.35, 0.55), color=plots.QUIET, linewidth=1)
-    left.set(xlabel="share of the peak, published", ylabel="by the formulas")
+    left.set(xlabel="share of the peak, published", ylabel="by the formulas", aspect="equal")
     plots.legend(left)
     sizes = [64, 256, 1024, 4096, 16384]
     for params in (8e9, 70e9, 405e9):

@@ -125,16 +125,21 @@ class Costs(NamedTuple):
         return self.state + self.activations
 
 
+def fullest(shape: Shape, layout: Layout) -> float:
+    """Blocks of the stage that has most, over the mean: 1 where they come out even."""
+    return -(-shape.n_layer // layout.pipeline) * layout.pipeline / shape.n_layer
+
+
 def state_bytes(shape: Shape, layout: Layout) -> float:
     """Weights and gradients of this GPU's part, and Adam's state, shared over the data-parallel ranks."""
-    own = shape.n_params / (layout.tensor * layout.pipeline)
+    own = shape.n_params / (layout.tensor * layout.pipeline) * fullest(shape, layout)
     return own * (WEIGHT + GRADIENT + ADAM / (layout.data * layout.context))
 
 
 def activation_bytes(shape: Shape, layout: Layout) -> float:
     """Of the first stage: with 1F1B it holds p micro-batches of its n_layer / p blocks, so n_layer of one."""
     tokens = layout.micro * shape.context / layout.context
-    held = min(layout.pipeline, layout.micro_batches(shape)) / layout.pipeline * shape.n_layer
+    held = min(layout.pipeline, layout.micro_batches(shape)) * -(-shape.n_layer // layout.pipeline)
     a_block = tokens * shape.d_model * ACTIVATION / layout.tensor
     if layout.recompute:
         return tokens * shape.d_model * KEPT / layout.tensor * held + a_block
@@ -165,6 +170,7 @@ def costs(shape: Shape, layout: Layout, machine: Machine) -> Costs:
     work = (
         shape.flops / layout.gpus / (machine.peak * machine.efficiency) * (4 / 3 if layout.recompute else 1)
     )
+    work *= fullest(shape, layout)
     inside = layout.tensor <= machine.node
     waits = tensor / (machine.inside if inside else machine.outside)
     waits += max(0.0, (context + pipeline) / machine.outside - work / 2)
@@ -178,15 +184,15 @@ def costs(shape: Shape, layout: Layout, machine: Machine) -> Costs:
 
 
 def layouts(shape: Shape, gpus: int, machine: Machine) -> Iterator[Layout]:
-    """All that use every GPU, whose parts come out even; tensor parallelism stays inside a node."""
+    """All that use every GPU, heads and sequences shared out evenly; tensor parallelism stays in a node."""
     for t in divisors(min(machine.node, gpus)):
-        for p in divisors(shape.n_layer):
+        for p in (k for k in divisors(gpus) if k <= shape.n_layer):
             for c in divisors(shape.context // 1024 or 1):
                 d, left = divmod(gpus, t * p * c)
                 if left or not d or shape.n_head % t or shape.batch % d:
                     continue
                 for recompute in (False, True):
-                    rounds = 2 if p > 1 and shape.n_layer % (2 * p) == 0 else 1
+                    rounds = 2 if 1 < p <= shape.n_layer // 2 else 1
                     yield Layout(t, p, d, c, 1, rounds, recompute)
 
 
