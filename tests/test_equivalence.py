@@ -6,6 +6,7 @@ A row that would not use what it is named for fails `test_each_way_uses_its_tech
 line in ROUTES, or a decorator around one.
 """
 
+import copy
 from dataclasses import dataclass
 from functools import partial
 from types import SimpleNamespace
@@ -41,6 +42,7 @@ from phase05_quantization.project15_kv_quantization.rows import Format
 from phase05_quantization.project16_qat import qat
 from phase06_compression.project17_pruning import magnitude, sparsegpt, storage, structured, wanda
 from phase07_architecture.project20_sparse_attention import block_sparse, learned, patterns
+from phase07_architecture.project21_moe import moe, surgery
 from phase07_architecture.project22_memory_efficient import chunked, split_k
 
 START = [3, 5, 7, 9, 11, 13, 15, 17]  # what most prompts begin with
@@ -151,6 +153,16 @@ def attending(fn, route):
     return changed
 
 
+def with_experts(route):
+    """The same with every feed-forward turned into four experts, copies of it, of which a token takes two."""
+
+    def changed(model, prompts, samplings):
+        config = moe.MoEConfig(experts=4, k=2)
+        return route(surgery.upcycle(copy.deepcopy(model), config), prompts, samplings)
+
+    return changed
+
+
 @dataclass(frozen=True)
 class Way:
     """A route, and what it must use: (owner, name of its function, whether a result counts as used)."""
@@ -182,6 +194,7 @@ CHUNKS = chunked, "attend_rows"
 SHARES = split_k, "split", lambda y: y.size(2) == 1
 CHUNKED, SPLIT = partial(chunked.attend, queries=5, keys=3), partial(split_k.attend, splits=3)
 BATCHED = slots.SlotCache, "update", lambda kv: kv[0].size(0) > 1
+EXPERTS = moe, "sort_by_expert"
 
 ROUTES = {
     "generate": Way(by_common, [(Cache, "update")]),
@@ -213,6 +226,9 @@ ROUTES = {
     "engine, guesses, prefix, preempted": Way(engine(index, lookup, budget=34), [GUESSED, HIT, PREEMPTED]),
     "engine, everything": Way(attending(tiled.attend, engine(index, lookup, budget=34)),
                               [FLASH, BATCHED, HIT, GUESSED, PREEMPTED]),
+    "experts, cache": Way(with_experts(alone(lambda m, n: caches_for(m, KVCache, 1, n))),
+                          [EXPERTS, COUNTING]),
+    "engine, experts, guesses": Way(with_experts(engine(None, lookup)), [EXPERTS, BATCHED, GUESSED]),
     "sparse, cache": Way(attending(ALL_PAIRS, alone(lambda m, n: caches_for(m, KVCache, 1, n))),
                          [SPARSE, COUNTING]),
     "engine, sparse": Way(attending(ALL_PAIRS, engine()), [SPARSE, BATCHED]),
