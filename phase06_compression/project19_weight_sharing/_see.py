@@ -138,8 +138,12 @@ def ranks(lab):
                              (right, ("first", "mean"), "pairs of layers, and corrections")):  # fmt: skip
         for kind in kinds:
             draw_ranks(ax, kind, {name: row for name, row in found.items() if name.startswith(kind)})
-        plots.level(ax, plain, "as it is")
+        ax.axhline(plain, color=plots.QUIET, linewidth=1, linestyle="--")
+        ax.annotate("as it is", (0, plain), xycoords=("axes fraction", "data"), xytext=(6, -5),
+                    textcoords="offset points", va="top", size=10.5, color=plots.QUIET)  # fmt: skip
         ax.set(xlabel="share of the parameters", ylabel="nats a token", title=f"{title}, by rank")
+        ax.set_ylim(0)
+        ax.margins(x=0.08)
     plots.legend(right)
     lab.save(fig, "ranks.png")
     for name, (share_of, loss) in found.items():
@@ -148,9 +152,10 @@ def ranks(lab):
 
 
 def draw_ranks(ax, kind, rows):
-    """A line of losses against parameters, the rank beside each point."""
+    """A line of losses against parameters, each point's rank above it, or below it in the lower line."""
     label = {"first": "the first layer's shared", "mean": "the mean shared"}.get(kind)
     (line,) = ax.plot(*zip(*rows.values(), strict=True), "o-", label=label)
     for name, point in rows.items():
-        ax.annotate(name.split(", ")[1], point, xytext=(5, 5), textcoords="offset points", size=10,
-                    color=line.get_color())  # fmt: skip
+        where = {"xytext": (-4, -7), "ha": "right", "va": "top"} if kind == "first" else {"xytext": (5, 5)}
+        ax.annotate(name.split(", ")[1], point, textcoords="offset points", size=10,
+                    color=line.get_color(), **where)  # fmt: skip
