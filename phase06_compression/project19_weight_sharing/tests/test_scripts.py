@@ -1,6 +1,7 @@
 """The scripts as a user runs them, the lesson's commands and snippet, and the proofs."""
 
 import json
+import re
 from pathlib import Path
 
 import pytest
@@ -9,6 +10,7 @@ import torch
 from common import hub
 from common.benchmark import values
 from common.cli.bench import bench as run_bench
+from common.model import ModelConfig
 from common.proofs import prove
 from common.testing import tiny
 from common.trial import commands, metrics, model_folder, refused, run, snippets, unplugged
@@ -127,6 +129,19 @@ def test_ways_count_as_they_are():
 
 
 # ---- the lesson ----
+
+
+def test_table_of_the_lesson():
+    """The shares by vocabulary that the lesson shows are those that `tied_share` gives."""
+    rows = [line.split("  ") for line in LESSON.read_text("utf-8").splitlines()
+            if re.match(r"  (tokens in|GPT-2 small, 12|the base model, 6)", line)]  # fmt: skip
+    (_, *sizes), *models = [[cell.strip() for cell in row if cell.strip()] for row in rows]
+    base = ModelConfig(vocab_size=1, n_layer=6, n_head=8, n_kv_head=4, d_model=256, d_ff=640)
+    rests = (768, bench.GPT2_REST), (256, tying.count(_ways.on_meta("untied", base)) - 2 * 256)
+    assert len(sizes) == 6 and len(models) == 2
+    for (_, *shown), (width, rest) in zip(models, rests, strict=True):
+        true = [tying.tied_share(int(size.replace(",", "")), width, rest) for size in sizes]
+        assert shown == [f"{100 * share:.1f} %" for share in true]
 
 
 def test_smoke_commands_of_the_lesson():
