@@ -10,6 +10,7 @@ from pathlib import Path
 import numpy as np
 from matplotlib import rc_context
 from matplotlib.figure import Figure
+from matplotlib.ticker import LogFormatterSciNotation
 
 from common.files import whole_file
 
@@ -91,8 +92,27 @@ def bars(ax, groups: Mapping[str, Mapping[str, float]], *, label: str = "{:.3g}"
     ax.margins(y=0.12)
 
 
+class PlainLog(LogFormatterSciNotation):
+    """Labels of a logarithmic axis: 0.02, 5, 4,000; powers of ten only where zeros would have to be counted."""
+
+    def __call__(self, x, pos=None):
+        power = super().__call__(x, pos)  # empty where a label would be one too many
+        return f"{x:,g}" if power and 1e-3 <= abs(x) < 1e5 else power
+
+
+def plain_numbers(axis) -> None:
+    """Mend the labels of an axis if they are powers of ten that nobody chose."""
+    if type(axis.get_major_formatter()) is LogFormatterSciNotation:
+        axis.set_major_formatter(PlainLog(labelOnlyBase=False))
+    if type(axis.get_minor_formatter()) is LogFormatterSciNotation:
+        axis.set_minor_formatter(PlainLog(labelOnlyBase=False))
+
+
 def save(fig: Figure, path: Path | str) -> Path:
     """Write a PNG, all of it or nothing; returns the path."""
+    for ax in fig.axes:
+        plain_numbers(ax.xaxis)
+        plain_numbers(ax.yaxis)
     with whole_file(path) as part:
         fig.savefig(part, format="png", metadata={"Software": None})
     return Path(path)

@@ -91,6 +91,20 @@ def test_save_writes_the_whole_file_or_none(tmp_path, monkeypatch):
     assert [file.name for file in path.parent.iterdir()] == ["a.png"]
 
 
+@pytest.mark.parametrize("values, named, unnamed", [
+    ((14, 45), ["20", "30", "40"], []), ((0.01, 5000), ["0.01", "1,000"], []), ((1, 1e6), ["1"], ["1,000,000"])
+])  # fmt: skip
+def test_a_logarithmic_axis_counts_in_plain_numbers(values, named, unnamed, tmp_path):
+    fig, ((ax,),) = plots.figure()
+    ax.plot(values, values)
+    ax.set(xscale="log", yscale="log")
+    ax.set_yticks([2.0], ["two"])
+    plots.save(fig, tmp_path / "a.png")
+    seen = {label.get_text() for which in ("major", "minor") for label in ax.get_xticklabels(which=which)}
+    assert set(named) <= seen and not seen & set(unnamed)
+    assert [label.get_text() for label in ax.get_yticklabels()] == ["two"]  # chosen by hand: left alone
+
+
 def test_animate_shows_every_frame(tmp_path):
     def draw(i):
         fig, ((ax,),) = plots.figure(width=2, height=2)

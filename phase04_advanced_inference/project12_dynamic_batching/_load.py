@@ -124,8 +124,8 @@ def host(lab) -> dict:
         found[f"schedule, {name}"] = stats["scheduling"]
     fig, ((ax,),) = plots.figure(height=3.4)
     plots.bars(ax, shares, label="{:.0f} %")
-    ax.set(title="Where the time goes, % of a step", xlabel="layers x width")
-    plots.legend(ax)
+    ax.set(title="Where the time goes, % of a step", xlabel="layers x width", ylim=(0, 125))
+    plots.legend(ax, loc="upper center", ncols=3)
     lab.save(fig, "host.png")
     for name, wait in (("a lock around each step", lock), ("an inbox", inbox)):
         found[name] = wait(lab)
