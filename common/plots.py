@@ -8,7 +8,7 @@ from io import BytesIO
 from pathlib import Path
 
 import numpy as np
-from matplotlib import rc_context
+from matplotlib import patheffects, rc_context
 from matplotlib.figure import Figure
 from matplotlib.ticker import LogFormatterSciNotation
 
@@ -50,7 +50,8 @@ def level(ax, value: float, name: str) -> None:
     """A dashed line across `ax` at a height worth knowing, with its name at the right end."""
     ax.axhline(value, color=QUIET, linewidth=1, linestyle=(0, (4, 3)))
     ax.annotate(name, (1, value), xycoords=("axes fraction", "data"), xytext=(0, 3),
-                textcoords="offset points", ha="right", va="bottom", size=10.5, color=QUIET)
+                textcoords="offset points", ha="right", va="bottom", size=10.5, color=QUIET,
+                path_effects=[patheffects.withStroke(linewidth=3, foreground="white")])  # legible on bars
 
 
 def loss_curve(train: tuple[Sequence, Sequence], val: tuple[Sequence, Sequence], *, title: str = "",
@@ -93,7 +94,7 @@ def bars(ax, groups: Mapping[str, Mapping[str, float]], *, label: str = "{:.3g}"
 
 
 class PlainLog(LogFormatterSciNotation):
-    """Labels of a logarithmic axis: 0.02, 5, 4,000; powers of ten only where zeros would have to be counted."""
+    """Labels of a logarithmic axis: 0.02, 5, 4,000; powers of ten only where one would count zeros."""
 
     def __call__(self, x, pos=None):
         power = super().__call__(x, pos)  # empty where a label would be one too many

@@ -92,7 +92,8 @@ def test_save_writes_the_whole_file_or_none(tmp_path, monkeypatch):
 
 
 @pytest.mark.parametrize("values, named, unnamed", [
-    ((14, 45), ["20", "30", "40"], []), ((0.01, 5000), ["0.01", "1,000"], []), ((1, 1e6), ["1"], ["1,000,000"])
+    ((14, 45), ["20", "30", "40"], []), ((0.01, 5000), ["0.01", "1,000"], []),
+    ((1, 1e6), ["1"], ["1,000,000"]),
 ])  # fmt: skip
 def test_a_logarithmic_axis_counts_in_plain_numbers(values, named, unnamed, tmp_path):
     fig, ((ax,),) = plots.figure()
