@@ -41,6 +41,7 @@ from phase05_quantization.project15_kv_quantization.bags import integer_scores
 from phase05_quantization.project15_kv_quantization.rows import Format
 from phase05_quantization.project16_qat import qat
 from phase06_compression.project17_pruning import magnitude, sparsegpt, storage, structured, wanda
+from phase06_compression.project19_weight_sharing import factorised, layer_sharing, relaxed
 from phase07_architecture.project20_sparse_attention import block_sparse, learned, patterns
 from phase07_architecture.project21_moe import moe, surgery
 from phase07_architecture.project22_memory_efficient import chunked, split_k
@@ -282,6 +283,15 @@ def test_each_way_uses_its_technique(name, model, monkeypatch):
                 ROUTES[name].route(model, PROMPTS, SAMPLINGS)
 
 
+@pytest.mark.parametrize("name", ["cache", "flash, padded", "engine, everything", "engine, paged"])
+def test_layers_that_share(name, model):
+    """A block that runs twice has two caches, wherever they lie: the tokens of its two copies without any."""
+    shared = layer_sharing.share(copy.deepcopy(model), (0,) * len(model.blocks))
+    plain = alone(lambda model, size: None)(layer_sharing.unshared(shared), PROMPTS, SAMPLINGS)
+    assert shared.blocks[0] is shared.blocks[1]
+    assert ROUTES[name].route(shared, PROMPTS, SAMPLINGS) == plain
+
+
 def test_the_truth_uses_no_cache(model, monkeypatch):
     for kind in (Cache, KVCache, StaticCache, GrowingCache, slots.SlotCache):
         monkeypatch.setattr(kind, "update", None)
@@ -415,6 +425,8 @@ ROUNDED = {
     "a tenth is 0, Wanda": (lambda model, tokens: wanda.apply(model, read(tokens), 0.1), 0.09),
     "a tenth is 0, SparseGPT": (with_zeros(0.1), 0.06),
     "a sixth of the neurons gone": (lambda model, tokens: structured.apply(model, read(tokens), 2, 40), 0.3),
+    "a table in two parts": (lambda model, tokens: factorised.factorise(model, 23), 0.55),
+    "one layer, and corrections": (lambda model, tokens: relaxed.relax(model, (0, 0), 16), 0.4),
 }
 
 
