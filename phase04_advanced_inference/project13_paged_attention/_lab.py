@@ -48,7 +48,7 @@ def blank(vocab_size=97, context=2048, lively=False):
 
 
 class WatchedPages(PagedStore):
-    """Pages that note at every forward: sequences, tokens they hold, blocks they have, the table of each."""
+    """Pages that note at every forward: sequences, tokens they hold, room of their tables; and all tables."""
 
     def __init__(self, *args, **options):
         super().__init__(*args, **options)
@@ -56,14 +56,14 @@ class WatchedPages(PagedStore):
 
     def caches(self, step):
         held = list(self.held.values())
-        self.log.append((len(held), sum(held), len(self.refs) - len(self.free), paged_waste(held, self.size)))
+        self.log.append((len(held), sum(held), self.size * sum(len(table) for table in self.tables.values())))
         if len(self.films) < 150:  # enough for a picture
             self.films.append(self.picture())
         return super().caches(step)
 
 
 class WatchedSlots(SlotStore):
-    """Slots that note the same; `log` as above, in units of a slot."""
+    """Slots that note the same."""
 
     def __init__(self, *args, **options):
         super().__init__(*args, **options)
@@ -71,7 +71,7 @@ class WatchedSlots(SlotStore):
 
     def caches(self, step):
         held = list(self.held.values())
-        self.log.append((len(held), sum(held), len(held), 1 - sum(held) / (self.size * len(held))))
+        self.log.append((len(held), sum(held), self.size * len(held)))
         return super().caches(step)
 
 
@@ -82,11 +82,10 @@ def served(store, model, requests, *, max_batch, max_step_tokens=256, prefix=Non
     return engine, [list(answer.ids) for answer in answers]
 
 
-def busy_part(log):
-    """The part of a log in which the store was in full use: up to where sequences run out."""
-    most = max(row[0] for row in log)
-    last = max(i for i, row in enumerate(log) if row[0] >= 0.8 * most)
-    return log[len(log) // 10 : last + 1] or log
+def over_time(log):
+    """Of a store's log: (mean sequences, mean tokens of one, the share of the room taken that is empty)."""
+    count, held, room = (sum(row[i] for row in log) for i in range(3))
+    return count / len(log), held / count, 1 - held / room
 
 
 class Lab(explore.Album):

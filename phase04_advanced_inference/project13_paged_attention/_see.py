@@ -1,6 +1,5 @@
 """See: who has which block over time, what is wasted, what sharing saves, what a fork copies."""
 
-import statistics
 
 from matplotlib.patches import Patch, Rectangle
 
@@ -8,7 +7,7 @@ from common import plots
 from common.plots import COLOURS, GRID, QUIET
 from phase04_advanced_inference.project10_prompt_caching.prefix_cache import PrefixIndex
 
-from ._lab import WatchedPages, WatchedSlots, busy_part, over_lives, served
+from ._lab import WatchedPages, WatchedSlots, over_lives, over_time, served
 from .block_manager import BlockManager, blocks_for, expected_waste, reserved_waste, shared_savings
 
 
@@ -76,25 +75,23 @@ def waste(lab) -> dict:
         logs[name] = store.log
     fig, axes = plots.figure(1, 2, width=8.5, height=3.4)
     for i, (name, log) in enumerate(logs.items()):
-        axes[0, 0].plot([100 * row[3] for row in log], label=name, color=COLOURS[1 - i])
+        axes[0, 0].plot([100 * (1 - held / room) for _, held, room in log], label=name, color=COLOURS[1 - i])
         axes[0, 1].plot([row[0] for row in log], label=name, color=COLOURS[1 - i])
     axes[0, 0].set(title="Empty, % of what is taken", xlabel="step", ylim=(0, 100))
     axes[0, 1].set(title="Texts at a time", xlabel="step", ylim=(0, None))
     for ax in axes[0]:
         plots.legend(ax)
     lab.save(fig, "waste.png")
-    part = {name: busy_part(log) for name, log in logs.items()}
-    empty = {name: statistics.fmean(row[3] for row in log) for name, log in part.items()}
-    running = {name: statistics.fmean(row[0] for row in log) for name, log in part.items()}
-    mean = sum(row[1] for row in part["paged"]) / sum(row[0] for row in part["paged"])
+    running, means, empty = ({name: over_time(log)[i] for name, log in logs.items()} for i in range(3))
+    expected = expected_waste(means["paged"], c.size)
     lab.say(f"  {tokens} tokens of memory; "
             f"{len(logs['reserved'])} steps reserved, {len(logs['paged'])} paged")  # fmt: skip
     for name in logs:
         lab.say(f"  {name:9} {running[name]:6.1f} texts at a time, {empty[name]:6.1%} of their room is empty")
-    lab.say(f"  expected of blocks of {c.size} for texts of {mean:.0f} tokens on average: "
-            f"{expected_waste(mean, c.size):.1%}")  # fmt: skip
+    lab.say(f"  expected of blocks of {c.size} for texts of {means['paged']:.0f} tokens on average: "
+            f"{expected:.1%}")  # fmt: skip
     return {"empty, reserved": empty["reserved"], "empty, paged": empty["paged"],
-            "expected": expected_waste(mean, c.size), "times as many": running["paged"] / running["reserved"],
+            "expected": expected, "times as many": running["paged"] / running["reserved"],
             "same": same}  # fmt: skip
 
 

@@ -14,7 +14,7 @@ from common.model import GPT, ModelConfig, attend, set_attend
 
 from . import paged_attention
 from ._gpu import bench_gpu
-from ._lab import WatchedPages, WatchedSlots, blank, busy_part, lengths_of, over_lives, served
+from ._lab import WatchedPages, WatchedSlots, blank, lengths_of, over_lives, over_time, served
 from ._see import counted_savings
 from .block_manager import BlockManager, blocks_for, expected_waste, shared_savings
 from .paged_attention import PagedStore, View, gathered, paged
@@ -37,9 +37,7 @@ def bench_memory(b):
     pages = WatchedPages(model, blocks_for(rows * longest, size), size)
     right = served(slots, model, asked, max_batch=rows)[1]
     answers = served(pages, model, asked, max_batch=16 * rows)[1]
-    one, two = busy_part(slots.log), busy_part(pages.log)
-    empty, reserved = (statistics.fmean(row[3] for row in log) for log in (two, one))
-    mean = sum(row[1] for row in two) / sum(row[0] for row in two)
+    (fits, _, reserved), (most, mean, empty) = over_time(slots.log), over_time(pages.log)
     expected = expected_waste(mean, size)
     settings = {"requests": len(asked), "longest": longest, "block": size, "tokens of memory": rows * longest,
                 "tokens a running text holds, mean": mean, "empty where the longest is reserved": reserved,
@@ -52,7 +50,6 @@ def bench_memory(b):
     b.claim("formula", "That is at most 1.1 times the formula, (size - 1) / 2 empty places a text", goal=(
             "<=", 1.1), unit="times", better="lower", measured=values("paged", [empty / expected]),
             settings=settings, why="lengths fall alike on all places of a block")  # fmt: skip
-    most, fits = (statistics.fmean(row[0] for row in log) for log in (two, one))
     b.claim("concurrent", "At least twice as many texts run at a time in the same memory", unit="texts",
             better="higher", goal=(">=", 2), measured=values("paged", [most], "reserved", [fits]),
             settings=settings, prediction=longest / mean * (1 - expected),

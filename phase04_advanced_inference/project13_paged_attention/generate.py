@@ -13,7 +13,7 @@ from phase04_advanced_inference.project10_prompt_caching.prefix_cache import Pre
 from phase04_advanced_inference.project12_dynamic_batching.engine import Engine
 
 from . import paged_attention
-from ._lab import WatchedPages, WatchedSlots, lengths_of
+from ._lab import WatchedPages, WatchedSlots, lengths_of, over_time
 from ._see import film_picture
 from .block_manager import blocks_for
 
@@ -92,7 +92,7 @@ def main(config, run):
     run.say(f"\n{agree} of {config.requests} texts agree, token for token")
     memory = sum(x.numel() * x.element_size() for pool in pages.pools for x in pool)
     for name, seconds, texts, store in (("slots", spent, most, slots), ("pages", paged, more, pages)):
-        empty = sum(row[3] for row in store.log) / len(store.log)
+        empty = over_time(store.log)[2]
         run.say(f"{name:6} {sum(lengths) / seconds:8.1f} tokens/s   at most {texts:3} texts at a time   "
                 f"{empty:6.1%} of what they take is empty   {memory / 1e6:.2f} MB")  # fmt: skip
     picture = film_picture(pages.films, len(pages.refs), f"blocks of {config.size}: a colour a text")
