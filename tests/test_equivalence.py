@@ -45,6 +45,8 @@ from phase06_compression.project19_weight_sharing import factorised, layer_shari
 from phase07_architecture.project20_sparse_attention import block_sparse, learned, patterns
 from phase07_architecture.project21_moe import moe, surgery
 from phase07_architecture.project22_memory_efficient import chunked, split_k
+from phase08_parallelism.project23_tensor_parallelism import groups, tensor_parallel
+from phase08_parallelism.project23_tensor_parallelism._threads import ranks
 
 START = [3, 5, 7, 9, 11, 13, 15, 17]  # what most prompts begin with
 PROMPTS = [[*START, 19], [*START, 19, 21, 23], [4], [*START, 18, 20], [*START, 19, 21, 23, 25], [30, 1, 4, 7]]
@@ -164,6 +166,20 @@ def with_experts(route):
     return changed
 
 
+def in_parts(world, route):
+    """The same by so many ranks, each with a part of every matrix; they must all say the same."""
+
+    def work(wire, model, *asked):
+        return route(tensor_parallel.apply(copy.deepcopy(model), groups.Ring(wire)), *asked)
+
+    def changed(model, prompts, samplings):
+        answers = ranks(world, work, model, prompts, samplings)
+        assert all(one == answers[0] for one in answers)
+        return answers[0]
+
+    return changed
+
+
 @dataclass(frozen=True)
 class Way:
     """A route, and what it must use: (owner, name of its function, whether a result counts as used)."""
@@ -196,6 +212,7 @@ SHARES = split_k, "split", lambda y: y.size(2) == 1
 CHUNKED, SPLIT = partial(chunked.attend, queries=5, keys=3), partial(split_k.attend, splits=3)
 BATCHED = slots.SlotCache, "update", lambda kv: kv[0].size(0) > 1
 EXPERTS = moe, "sort_by_expert"
+PARTS = tensor_parallel.RowLinear, "forward"
 
 ROUTES = {
     "generate": Way(by_common, [(Cache, "update")]),
@@ -230,6 +247,10 @@ ROUTES = {
     "experts, cache": Way(with_experts(alone(lambda m, n: caches_for(m, KVCache, 1, n))),
                           [EXPERTS, COUNTING]),
     "engine, experts, guesses": Way(with_experts(engine(None, lookup)), [EXPERTS, BATCHED, GUESSED]),
+    "2 ranks, cache": Way(in_parts(2, alone(lambda m, n: caches_for(m, KVCache, 1, n))), [PARTS, COUNTING]),
+    "4 ranks, engine, everything": Way(
+        attending(tiled.attend, in_parts(4, engine(index, lookup, budget=34))),
+        [PARTS, FLASH, BATCHED, HIT, GUESSED, PREEMPTED]),
     "sparse, cache": Way(attending(ALL_PAIRS, alone(lambda m, n: caches_for(m, KVCache, 1, n))),
                          [SPARSE, COUNTING]),
     "engine, sparse": Way(attending(ALL_PAIRS, engine()), [SPARSE, BATCHED]),
