@@ -58,14 +58,24 @@ def parts_of(lab):
 def counted(T, D, queries, keys, back):
     """Bytes that chunks should hold, a head in float32: by counting, for the line in the picture.
 
-    There: q scaled and y twice, a chunk of queries' answers twice over (they are stacked), and a chunk of
-    scores three times. There and back: the gradients as well, the answers of all queries (half of the chunks
-    lie in the future), and a chunk of scores six times.
+    There: q scaled and y; beside them either the answers of one chunk of queries and a chunk of scores three
+    times over, or, while they are merged, those answers three times. There and back: dy and a gradient as
+    well, the answers of all queries (of the past alone), and a chunk of scores five times.
     """
-    chunk, n = min(queries, T) * min(keys, T), math.ceil(T / keys)
+    row, chunk = queries * (D + 1), queries * min(keys, T)  # of one chunk of keys: answers, scores
+    parts = [math.ceil(stop / keys) for stop in range(queries, T + 1, queries)]
+    last = row * parts[-1]
     if not back:
-        return 4 * (3 * T * D + 2 * min(queries, T) * n * (D + 1) + 3 * chunk)
-    return 4 * (8 * T * D + T * n / 2 * (D + 1) + 6 * chunk)
+        return 4 * (2 * T * D + max(last + 3 * chunk, 3 * last))
+    return 4 * (4 * T * D + row * sum(parts) + max(last + 5 * chunk, 2 * last))
+
+
+def ticks_of(ax):
+    """1, 2, 5 and 10 times as much, written out, on an axis y of logarithms."""
+    low, high = ax.get_ylim()
+    ticks = [n * 10.0**e for e in range(-9, 9) for n in (1, 2, 5)]
+    ax.set_yticks([y for y in ticks if low <= y <= high], [f"{y:,g}" for y in ticks if low <= y <= high])
+    ax.minorticks_off()
 
 
 def memory(lab):
@@ -88,7 +98,7 @@ def memory(lab):
         ax.plot(sizes, held, "o-", color=colour, label=f"{what}: measured")
         expected = [counted(T, D, queries, n, back) / 1e6 for n in sizes]
         ax.plot(sizes, expected, "--", color=colour, linewidth=1, label=f"{what}: counted")
-        plots.level(ax, matrix, f"{what}, with the matrix")
+        ax.axhline(matrix, color=colour, linewidth=1.5, linestyle=":", label=f"{what}: the matrix")
         best = min(held)
         lab.say(f"  {what}: matrix {matrix:.1f} MB; chunks {best:.2f} MB at best, with "
                 f"{sizes[held.index(best)]} keys; with {sizes[0]}, {held[0]:.1f} MB, with {T}, "
@@ -98,8 +108,7 @@ def memory(lab):
     ax.set(xscale="log", yscale="log", xlabel=f"keys in a chunk ({queries} queries)", ylabel="peak, MB",
            title=f"{T:,} tokens, one head of {D}")  # fmt: skip
     ax.set_xticks(sizes, [f"{n:,}" for n in sizes])
-    ax.minorticks_off()
-    ax.margins(y=0.1)
+    ticks_of(ax)
     plots.legend(ax, ncols=2, loc="upper center", bbox_to_anchor=(0.5, -0.16))
     lab.save(fig, "memory.png")
     return found
@@ -124,7 +133,7 @@ def length(lab):
     for ax in (left, right):
         ax.set(xscale="log", yscale="log", xlabel="tokens, there and back")
         ax.set_xticks(lengths, [f"{T:,}" for T in lengths])
-        ax.minorticks_off()
+        ticks_of(ax)
     plots.legend(left)
     lab.save(fig, "length.png")
     return {f"{name}, {what}": line[-1][i] for name, line in found.items()
@@ -136,7 +145,7 @@ def length(lab):
 
 def waves(lab):
     """How much of a GPU is at work against the number of shares: waves, and the last one half empty."""
-    workers, blocks, shares = 132, 512, range(1, 49)
+    workers, blocks, shares = 132, 512, range(1, 193)
     fig, ((left, right),) = plots.figure(1, 2, width=10, height=4)
     found = {}
     for rows, colour in ((1, plots.COLOURS[0]), (8, plots.COLOURS[1]), (40, plots.COLOURS[2])):
@@ -144,17 +153,22 @@ def waves(lab):
         busy = [100 * rows * blocks / (t * workers) for t in time]
         chosen = split_k.how_many(rows, blocks, workers)
         best = 100 * rows * blocks / (workers * cost(rows, blocks, workers, chosen))
-        left.plot(shares, busy, color=colour, label=f"{rows} row{'s' * (rows > 1)}: {chosen} shares")
-        right.plot(shares, [time[0] / t for t in time], color=colour)
-        if chosen in shares:
-            left.plot(chosen, best, "o", color=colour, markersize=8)
+        left.plot(shares, busy, color=colour, linewidth=1)
+        label = f"{rows} key head{'s' * (rows > 1)}: {chosen} shares"
+        right.plot(shares, [time[0] / t for t in time], color=colour, linewidth=1, label=label)
+        left.plot(chosen, best, "o", color=colour, markersize=8)
+        right.plot(chosen, time[0] / time[chosen - 1], "o", color=colour, markersize=8)
         lab.say(f"  {rows} rows x key heads: unsplit {busy[0]:.0f} % of {workers} workers busy, with "
                 f"{chosen} shares {best:.0f} %")  # fmt: skip
         found |= {f"{rows}: shares": chosen, f"{rows}: unsplit, % busy": busy[0], f"{rows}: % busy": best}
-    left.set(xlabel="shares", ylabel="% of the workers busy", ylim=(0, 105))
+    left.set(ylabel="% of the workers busy", ylim=(0, 105))
+    right.set(ylabel="times as fast as unsplit")
     fig.suptitle(f"{workers} workers, {blocks} blocks of keys", fontsize=13)
-    right.set(xlabel="shares", ylabel="times as fast as unsplit")
-    plots.legend(left, loc="lower right")
+    for ax in (left, right):
+        ax.set(xscale="log", xlabel="shares")
+        ax.set_xticks([1, 2, 4, 8, 16, 32, 64, 128], map(str, (1, 2, 4, 8, 16, 32, 64, 128)))
+        ax.minorticks_off()
+    plots.legend(right, loc="upper left")
     lab.save(fig, "waves.png")
     return found
 
