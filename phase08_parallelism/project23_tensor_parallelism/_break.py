@@ -48,7 +48,7 @@ def mistakes(lab):
     ):
         ax.set_yscale("log")
         ax.set(xlabel="update", ylabel=what)
-    plots.legend(left)
+    plots.legend(right, loc="center right")
     lab.save(fig, "mistakes.png")
     return found
 

@@ -8,7 +8,7 @@ import gc
 import importlib.util
 import sys
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 import torch
@@ -32,6 +32,8 @@ def cap(room: int) -> Iterator[None]:
     """This process may hold `room` bytes more than it does now."""
     import resource
 
+    with suppress(RuntimeError):
+        torch.empty(1 << 60)  # a process's first exception wants memory of its own, which there will not be
     before = resource.getrlimit(resource.RLIMIT_DATA)
     resource.setrlimit(resource.RLIMIT_DATA, (held("VmData") + room, before[1]))
     try:
@@ -87,6 +89,8 @@ def under_a_cap(rank, world, sizes, room):
     """On each of `world` ranks, under a cap of `room` bytes for each weight of the whole: the whole model's
     end, and the loss of this rank's part."""
     torch.set_num_threads(1)
+    small = {**sizes, "n_layer": 1, "d_model": 8 * sizes["n_head"], "d_ff": 8}
+    trained(small, Library())  # connections and threads take what they want for themselves before the cap
     found = {"alone": "trained", "loss": None}
     with cap(room * numbers(sizes)):
         try:
