@@ -3,13 +3,19 @@
 Each side makes the same update of the same model: by one process, by our pipeline, by torch's.
 """
 
+import copy
+
+import numpy as np
 import torch
 import torch.distributed as dist
 from torch.distributed.pipelining import PipelineStage
 from torch.distributed.pipelining.schedules import Schedule1F1B, ScheduleInterleavedZeroBubble
 
+from common.cli import explore
 from common.model import GPT, ModelConfig
+from data.tinytown import TinyTown
 from phase01_foundation.project03_pretrain.objectives import CausalLM, token_loss
+from phase08_parallelism.project23_tensor_parallelism._threads import ranks
 
 from .pipeline import Pipeline, posted
 from .schedules import Action, schedule
@@ -67,14 +73,18 @@ def shared(loss):
     return loss.item()
 
 
-def ours(sizes, rows, m, name, v=1, ranges=None):
-    """(this rank's update by our pipeline, the pipeline)"""
+def pipeline_of(sizes, v=1, ranges=None):
+    """This rank's stages of the model, and their pipeline."""
     rank, p = dist.get_rank(), dist.get_world_size()
-    batch, orders = batch_of(sizes, rows), schedule(name, p, m, v)
     stages = cut(model_of(sizes), p * v, ranges)
     objective = CausalLM(stages[-1]) if rank == p - 1 else None
-    made = Pipeline(stages[rank::p], posted([list(range(p))]), objective)
-    return Update(made.part.parameters(), lambda: shared(made.step(batch, orders))), made
+    return Pipeline(stages[rank::p], posted([list(range(p))]), objective)
+
+
+def ours(sizes, rows, m, name):
+    """This rank's update by our pipeline."""
+    made, batch, orders = pipeline_of(sizes), batch_of(sizes, rows), schedule(name, dist.get_world_size(), m)
+    return Update(made.part.parameters(), lambda: shared(made.step(batch, orders)))
 
 
 def theirs(sizes, rows, m, kind):
@@ -110,9 +120,9 @@ def updates(rank, world, sizes, rows, m):
     return {
         "one thread": alone(sizes, rows, m) if rank == 0 else int,
         "one thread, whole batch": alone(sizes, rows, 1) if rank == 0 else int,
-        "GPipe": ours(sizes, rows, m, "gpipe")[0],
-        "1F1B": ours(sizes, rows, m, "1f1b")[0],
-        "ZB-H1": ours(sizes, rows, m, "zb-h1")[0],
+        "GPipe": ours(sizes, rows, m, "gpipe"),
+        "1F1B": ours(sizes, rows, m, "1f1b"),
+        "ZB-H1": ours(sizes, rows, m, "zb-h1"),
         "torch, 1F1B": theirs(sizes, rows, m, Schedule1F1B),
         "torch, ZB": theirs(sizes, rows, m, ScheduleInterleavedZeroBubble),
     }
@@ -121,14 +131,17 @@ def updates(rank, world, sizes, rows, m):
 def timelines(rank, world, sizes, cases):
     """{case: a step by our pipeline -> its Timeline}; cases: {name: (schedule, m, v, blocks or None)}."""
     torch.set_num_threads(1)
-    tasks = {}
+    made, tasks = {}, {}
     for name, (kind, m, v, ranges) in cases.items():
-        update, made = ours(sizes, m, m, kind, v, ranges)
+        alike = kind == "zb-h1", v, str(ranges)  # one model for all cases that can share it
+        made[alike] = made.get(alike) or pipeline_of(sizes, v, ranges)
+        batch, orders = batch_of(sizes, m), schedule(kind, world, m, v)
 
-        def task(update=update, made=made):
+        def task(pipeline=made[alike], batch=batch, orders=orders):
+            pipeline.part.zero_grad()
             dist.barrier()
-            update()
-            return recorded(made)
+            pipeline.step(batch, orders)
+            return recorded(pipeline)
 
         tasks[name] = task
     return tasks
@@ -140,3 +153,75 @@ def measured_costs(timeline):
     for slot in timeline.slots:
         found.setdefault((slot.action.stage, slot.action.kind), []).append(slot.end - slot.begin)
     return {key: sorted(values)[len(values) // 2] for key, values in found.items()}
+
+
+# ---- small models on virtual ranks ----
+
+
+class Lab(explore.Album):
+    """A small model, the same weights and rows of TinyTown's bytes for every run."""
+
+    def __init__(self, config, run):
+        self.config, self.run, self.say = config, run, run.say
+        sizes = {"vocab_size": 256, "n_layer": 4, "n_head": 4, "n_kv_head": 2, "d_model": config.d_model,
+                 "d_ff": 2 * config.d_model, "max_seq_len": config.context}  # fmt: skip
+        torch.manual_seed(config.seed)
+        self.base, self.tied_config = GPT(ModelConfig(**sizes)), ModelConfig(**sizes, tie_embeddings=True)
+        self.sizes = {
+            **sizes,
+            "d_model": config.width,
+            "d_ff": 3 * config.width,
+            "max_seq_len": config.length,
+        }
+        need, pages = config.steps * config.batch_size * (config.context + 1), []
+        for page in TinyTown().pages(1):
+            pages.append(np.frombuffer(page.encode(), dtype=np.uint8))
+            if sum(map(len, pages)) > need:
+                break
+        ids = torch.from_numpy(np.concatenate(pages)[:need].astype(np.int64))
+        self.rows = ids.view(config.steps, config.batch_size, config.context + 1)
+
+
+class Kept:
+    """A tensor that autograd keeps; `counter` knows how many bytes are kept, each storage once."""
+
+    def __init__(self, x, counter):
+        self.x, self.counter, self.key = x, counter, x.untyped_storage().data_ptr()
+        counter.add(self.key, x.untyped_storage().nbytes())
+
+    def __del__(self):
+        self.counter.drop(self.key)
+
+
+class Counter:
+    """Bytes kept now, and at most; storages in `own`, weights, do not count."""
+
+    def __init__(self, own):
+        self.own, self.uses, self.sizes, self.now, self.most = own, {}, {}, 0, 0
+
+    def add(self, key, nbytes):
+        self.uses[key] = self.uses.get(key, 0) + 1
+        if self.uses[key] == 1 and key not in self.own:
+            self.sizes[key] = nbytes
+            self.now += nbytes
+            self.most = max(self.most, self.now)
+
+    def drop(self, key):
+        self.uses[key] -= 1
+        if not self.uses[key]:
+            self.now -= self.sizes.pop(key, 0)
+
+
+def bytes_of(lab, name, p, m):
+    """[(most bytes kept for backward at once, most micro-batches held) of each rank], on virtual ranks."""
+
+    def work(wire):
+        stages, row = cut(copy.deepcopy(lab.base), p), lab.rows.flatten(0, 1)[:m]
+        objective = CausalLM(stages[-1]) if wire.rank == p - 1 else None
+        made = Pipeline([stages[wire.rank]], wire, objective)
+        counter = Counter({weight.untyped_storage().data_ptr() for weight in made.part.parameters()})
+        with torch.autograd.graph.saved_tensors_hooks(lambda x: Kept(x, counter), lambda kept: kept.x):
+            made.step((row[:, :-1], row[:, 1:]), schedule(name, p, m))
+        return counter.most, made.peak
+
+    return ranks(p, work)

@@ -1,0 +1,137 @@
+"""One rank of a training: what torchrun starts, as often as needed. It goes on from the last checkpoint.
+
+`python -m torch.distributed.run … -m phase08_parallelism.project24_pipeline_parallelism._rank FOLDER`: in the
+folder lies what `train` has written there, the settings; what is found is put beside them.
+"""
+
+import json
+import statistics
+import sys
+from itertools import islice
+from pathlib import Path
+
+import torch
+
+from common.cli.script import stop
+from common.device import peak_memory, reset_peak, seed_all, synchronize
+from common.errors import UserError, demand
+from common.files import write_json
+from common.model import GPT, ModelConfig
+from common.process import of_all, rank, world_size
+from phase01_foundation.project03_pretrain.objectives import CausalLM
+from phase08_parallelism.project23_tensor_parallelism import tensor_parallel
+from phase08_parallelism.project23_tensor_parallelism._loop import started
+from phase08_parallelism.project23_tensor_parallelism._rank import (
+    FOUND,
+    HELD,
+    JUDGED,
+    LEARN,
+    ORDER,
+    on_screen,
+    text,
+)
+from phase08_parallelism.project23_tensor_parallelism.vocabulary import ParallelCausalLM
+
+from . import _loop
+from .pipeline import Pipeline
+from .schedules import forwards_only, schedule
+from .simulator import bubble
+from .stages import costs_of, cut, partition
+
+
+def whole(config):
+    """The model that the ranks will share: the same weights on every rank, whatever their number."""
+    seed_all(config.seed)
+    names = ("n_layer", "n_head", "n_kv_head", "d_model", "d_ff")
+    sizes = {name: getattr(config, name) for name in names}
+    return GPT(ModelConfig(vocab_size=256, max_seq_len=config.context, **sizes))
+
+
+def pipeline_of(config, grid, device):
+    """This rank's stages, of a model that may be in parts."""
+    model, p = whole(config), grid.pipe.world
+    ranges = partition(costs_of(model), p * config.rounds)  # of the whole: alike on all ranks
+    kind = CausalLM
+    if grid.tensor.world > 1:
+        model, kind = tensor_parallel.apply(model, grid.tensor), ParallelCausalLM
+    stages = [stage.to(device) for stage in cut(model, p * config.rounds, ranges)[grid.pipe.rank :: p]]
+    return Pipeline(stages, grid.wire, kind(stages[-1]) if stages[-1].last else None)
+
+
+def fit(config, folder, grid, device, say):
+    """Train this rank's stages, from the last checkpoint on if there is one; (loop, history)."""
+    rows, row, p = grid.data.world, grid.data.rank, grid.pipe.world
+    demand(
+        config.batch_size % (rows * config.micro) == 0,
+        f"batch_size {config.batch_size} cannot be cut into {config.micro} micro-batches for each of {rows} "
+        "data-parallel rows: make it a multiple",
+    )
+    size = {"batch_size": config.batch_size // rows, "context": config.context}
+    learn = text(folder, LEARN, min(4_000_000, config.steps * config.batch_size * config.context) + 1000)
+    held = text(folder, HELD, (JUDGED + 1) * config.batch_size * config.context)
+    orders = schedule(config.schedule, p, config.micro, config.rounds)
+    looking = forwards_only(p, config.micro, config.rounds)
+    objective = _loop.Piped(pipeline_of(config, grid, device))
+
+    def batch_at(i):
+        return tuple(x.to(device) for x in learn.batch(config.seed, i, row, rows, **size))
+
+    def evaluate():
+        batches = islice(held.sweep(**size), JUDGED)
+        losses = [objective.pipeline.loss(tuple(x.to(device) for x in batch), looking) for batch in batches]
+        return {"val_loss": statistics.fmean(grid.pipe.all_reduce(loss).item() for loss in losses)}
+
+    loop = _loop.Loop(objective, orders, batch_at, config.train_config, folder, grid, config.seed)
+    return loop, _loop.train(loop, evaluate=evaluate, say=say)
+
+
+def work(config, folder, device, say):
+    """A rank's whole life; on the first one the figures, on the others None."""
+    folder.mkdir(parents=True, exist_ok=True)
+    with started(device, config.patience) as device:
+        axes = config.parts * config.rows
+        demand(world_size() % axes == 0, f"{world_size()} ranks are no multiple of parts x rows, {axes}")
+        grid = _loop.grid(config.parts, config.rows)
+        reset_peak(device)
+        loop, history = fit(config, folder, grid, device, say)
+        synchronize(device)
+        own = sum(p.numel() for p in loop.model.parameters())
+        peaks, held, busy = of_all(peak_memory(device)), of_all(own), of_all(loop.busy)
+        most = of_all(loop.objective.pipeline.peak)
+        if rank() > 0:
+            return None
+        total = sum(p.numel() for p in whole(config).parameters())
+        speeds = [row["tokens_per_s"] for row in history.train][1:] or [history.train[0]["tokens_per_s"]]
+        return {
+            "parameters": total,
+            "share": max(held) / total,
+            "ranks": world_size(),
+            "stages": grid.pipe.world * config.rounds,
+            "tokens": config.steps * config.batch_size * config.context,
+            "tokens_per_s": statistics.median(speeds),
+            "peak_memory_bytes": max(peaks),
+            "held": max(most),
+            "bubble": 1 - statistics.fmean(busy) / loop.wall if loop.wall else 0.0,
+            "bubble_by_formula": bubble(config.schedule, grid.pipe.world, config.micro, config.rounds),
+            "loss": history.train[-1]["loss"],
+            "val_loss": history.evals[-1]["val_loss"],
+        }
+
+
+def main(folder):
+    """What torchrun calls. A user's mistake is one line of this rank."""
+    from .train import Config
+
+    order = json.loads((folder / ORDER).read_text(encoding="utf-8"))
+    try:
+        found = work(Config(**order["config"]), folder, torch.device(order["device"]), on_screen)
+    except UserError as error:
+        stop(f"error: rank {rank()}: {error}", 2)
+    except KeyboardInterrupt:
+        stop("", 130)
+    if found:
+        write_json(folder / FOUND, found)
+
+
+if __name__ != __spec__.name:  # started by torchrun with -m; no script that a user would name
+    main(Path(sys.argv[1]))

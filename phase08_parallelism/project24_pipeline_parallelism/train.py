@@ -1,0 +1,119 @@
+"""Train one model on several ranks, each with some of its blocks; a killed rank is started again.
+
+Without torchrun this starts it, on this machine, and says how. Under torchrun it is a rank, as it may be on
+several machines. Ranks are laid out as rows x stages x parts: data, pipeline and tensor parallelism.
+"""
+
+from dataclasses import asdict, dataclass
+from typing import Literal
+
+import torch.distributed as dist
+
+from common.cli import launch
+from common.cli.script import script
+from common.errors import demand
+from common.files import write_json
+from common.recipe import TrainConfig
+from phase08_parallelism.project23_tensor_parallelism._rank import ORDER, result
+
+from . import _rank
+
+NEEDED = {"TORCH_DISABLE_SHARE_RDZV_TCP_STORE": "1"}  # else ranks that start again meet at an old address
+
+
+@dataclass(frozen=True)
+class Config:
+    ranks: int = 2
+    """Processes to start here; under torchrun, which has started them, it is not looked at."""
+    schedule: Literal["gpipe", "1f1b", "interleaved", "zb-h1"] = "1f1b"
+    """Who does what in which order."""
+    micro: int = 8
+    """Micro-batches that a batch is cut into."""
+    rounds: int = 1
+    """Stages on each rank; more than one where interleaved."""
+    parts: int = 1
+    """Ranks that share each stage (tensor parallelism)."""
+    rows: int = 1
+    """Pipelines with rows of their own (data parallelism)."""
+    n_layer: int = 4
+    """Blocks."""
+    n_head: int = 8
+    """Query heads."""
+    n_kv_head: int = 4
+    """Key and value heads."""
+    d_model: int = 128
+    """Numbers per token."""
+    d_ff: int = 344
+    """Numbers inside a feed-forward."""
+    context: int = 256
+    """Bytes of a row, which are its tokens."""
+    batch_size: int = 8
+    """Rows in an update, over all ranks."""
+    steps: int = 300
+    """Updates."""
+    learning_rate: float = 2e-3
+    """Highest size of an update; it warms up over a tenth and falls to a tenth."""
+    checkpoints: int = 5
+    """Checkpoints, each with an evaluation, over the run."""
+    restarts: int = 2
+    """How often torchrun starts the ranks again when one has died."""
+    patience: float = 60.0
+    """Seconds that a rank waits for another before it says so and ends."""
+    seed: int = 1337
+    """Of the weights and of the order of the text."""
+
+    def __post_init__(self):
+        least = min(self.ranks, self.micro, self.rounds, self.parts, self.rows, self.steps, self.checkpoints,
+                    self.batch_size, self.context)  # fmt: skip
+        demand(least >= 1 and self.restarts >= 0, "ranks, micro, rounds, parts, rows, steps, checkpoints, "
+               "batch_size and context must be at least 1, restarts 0")  # fmt: skip
+        demand(self.patience > 0, f"patience is {self.patience}: it must be above 0")
+        demand(self.ranks % (self.parts * self.rows) == 0, f"{self.ranks} ranks are no multiple of parts x "
+               f"rows, {self.parts} x {self.rows}")  # fmt: skip
+
+    @property
+    def train_config(self):
+        every = -(-self.steps // self.checkpoints)
+        return TrainConfig(steps=self.steps, learning_rate=self.learning_rate, warmup=self.steps // 10,
+                           min_learning_rate=self.learning_rate / 10, beta2=0.95, eval_every=every,
+                           save_every=every, log_every=1)  # fmt: skip
+
+
+PRESETS = {
+    "smoke": Config(micro=4, n_layer=2, n_head=4, n_kv_head=2, d_model=32, d_ff=48, context=32, batch_size=4,
+                    steps=6, checkpoints=2),
+    "cpu": Config(),
+    "gpu": Config(n_layer=12, n_head=16, n_kv_head=8, d_model=1024, d_ff=2816, context=1024, micro=16,
+                  batch_size=32, steps=2000, learning_rate=1e-3),
+}  # fmt: skip
+
+
+def start(config, run):
+    """torchrun with the ranks of this run on this machine; UserError where they do not come to their end."""
+    place = run.folder / "ranks"
+    write_json(place / ORDER, {"config": asdict(config), "device": str(run.device)})
+    words = (
+        f"--standalone --nproc-per-node {config.ranks} --max-restarts {config.restarts} -m {_rank.__name__}"
+    )
+    arguments = [*words.split(), str(place)]
+    run.say("python -m torch.distributed.run " + " ".join(arguments))
+    code = launch.start("torch.distributed.run", arguments, env=NEEDED)
+    demand(code == 0, f"the ranks ended with exit code {code}; what they said stands above. --resume goes on "
+           "from the last checkpoint")  # fmt: skip
+    return result(place)
+
+
+def main(config, run):
+    if dist.is_torchelastic_launched() or config.ranks == 1:
+        found = _rank.work(config, run.folder / "ranks", run.device, run.say)
+    else:
+        found = start(config, run)
+    if found:
+        run.say("{parameters:,} weights in {stages} stages, {share:.1%} of them on the fullest rank; "
+                "{tokens_per_s:,.0f} tokens/s; bubble {bubble:.1%}, by the formula {bubble_by_formula:.1%}; "
+                "unseen pages: {val_loss:.4f} nats a byte".format(**found))  # fmt: skip
+        run.finish(found, corpus="tinytown")
+
+
+if __name__ == "__main__":
+    script(main, PRESETS)
