@@ -61,7 +61,7 @@ def load(lab) -> dict:
     found = {}
     for mode, serve in MODES.items():
         points = []
-        for share in (0.1, 0.2, 0.4, 0.6, 0.8, 1.0):
+        for share in (0.1, 0.25, 0.5, 1.0, 1.5, 2.0):
             requests = lab.requests(count, rate=share * most)
             rows, _ = serve(lab.timed, requests, lab.config.slots)
             points.append((share * most, percentile([row["latency"] for row in rows], 95)))
