@@ -91,11 +91,11 @@ def decode_early(model, tokens, n, rule, choose=greedy, caches=None):
     return torch.cat(ids, dim=1), left
 
 
-def bound(left, n_layer, head=0.0, check=0.0, checks=0.0):
-    """How many times as fast at most, if blocks cost 1, the head `head`, a look at a way out `check`.
+def bound(left, n_layer, head=0.0, check=0.0, checks=0.0, turn=0.0):
+    """How many times as fast at most, if a block costs 1, the head `head`, a look at a way out `check`.
 
-    left: after how many blocks tokens left; checks: looks a token. Nothing else is counted: no filling, and
-    nothing that a step does besides.
+    left: after how many blocks tokens left; checks: looks a token; turn: a translator, which who leaves early
+    needs. Nothing else is counted: no filling, and nothing that a step does besides.
     """
-    climbed = sum(left) / len(left)
-    return (n_layer + head) / (climbed + head + check * checks)
+    climbed, early = sum(left) / len(left), sum(n < n_layer for n in left) / len(left)
+    return (n_layer + head) / (climbed + head + check * checks + turn * early)
