@@ -249,6 +249,10 @@ def test_ranks_need_a_named_folder_and_only_the_first_speaks(toy, tmp_path):
     assert toy("cpu", "--fail", "half", "--out", str(tmp_path / "ranks"), **first).returncode == 1
     again = toy("cpu", "--fail", "half", "--out", str(tmp_path / "ranks"), **first)
     assert again.returncode == 2 and "add --resume" in again.stderr
+    first["TORCHELASTIC_RESTART_COUNT"] = "1"  # torchrun's own second start needs no --resume
+    anew = toy("cpu", "--fail", "half", "--out", str(tmp_path / "ranks"), **first)
+    assert anew.returncode == 1 and "resuming" in anew.stdout
+    del first["TORCHELASTIC_RESTART_COUNT"]
     assert toy("cpu", "--fail", "half", "--out", str(tmp_path / "ranks"), "--resume", **first).returncode == 1
 
 

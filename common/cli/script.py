@@ -173,7 +173,8 @@ def choose(file: Path, preset: str, config: Any, where: Where) -> folders.Place:
     label = preset if file.stem == "train" else f"{file.stem}-{preset}"
     place = folders.choose(runs() / file.parent.name / label, identity,
                            where.out and where.out.expanduser().resolve(), where.resume)
-    if several and place.resumed and not where.resume:
+    again = int(os.environ.get("TORCHELASTIC_RESTART_COUNT", 0))  # torchrun has started the ranks anew
+    if several and place.resumed and not where.resume and not again:
         raise UserError(f"--out {where.out} holds an unfinished run: add --resume to go on with it")
     return place
 
