@@ -84,7 +84,7 @@ def compared(lab, models, name):
 def tokenizers(lab):
     """A teacher of another tokenizer, taken for one of the same: its shares stand at the wrong words."""
     foreign = lab.trained(lab.kd(lab.student(), Foreign(lab.teacher)))
-    models = {"alone": lab.alone, "distilled": lab.distilled, "from another tokenizer": foreign}
+    models = {"alone": lab.alone, "by logits": lab.by_logits, "from another tokenizer": foreign}
     return compared(lab, models, "tokenizers.png")
 
 
@@ -93,6 +93,6 @@ def teacher(lab):
     poor = lab.trained(CausalLM(lab.student()), steps=max(1, lab.config.steps // 4))
     lab.say(f"  the poor teacher by itself: {lab.beside(poor)['loss']:.4f} nats")
     bad = {"from a poor teacher": poor, "from one too sure": Louder(lab.teacher)}
-    models = {"alone": lab.alone, "distilled": lab.distilled}
+    models = {"alone": lab.alone, "by logits": lab.by_logits}
     models |= {name: lab.trained(lab.kd(lab.student(), Teacher(model))) for name, model in bad.items()}
     return compared(lab, models, "teacher.png")

@@ -10,6 +10,7 @@ from common.errors import demand
 from phase01_foundation.project03_pretrain.objectives import CausalLM
 
 from . import _fit
+from .feature_kd import MINILM, FeatureKD
 from .logit_kd import LogitKD, Teacher
 
 
@@ -36,8 +37,12 @@ class Lab(explore.Album):
         """A new one."""
         return self.sizes.student(self.teacher, self.config.seed)
 
+    def taught(self, student):
+        """Its objective with the teacher's states and relations."""
+        return FeatureKD(student, self.teacher, MINILM, beta=self.config.beta)
+
     def kd(self, student, teacher=None):
-        """Its objective with a teacher, by default the usual one."""
+        """Its objective with the logits of a teacher, by default the usual one."""
         return LogitKD(student, teacher or Teacher(self.teacher), self.config.temperature, self.config.alpha)
 
     def trained(self, objective, *, batches=None, every=0, on_eval=None, **changes):
@@ -58,7 +63,12 @@ class Lab(explore.Album):
 
     @cached_property
     def distilled(self):
-        """The student that learns from the teacher."""
+        """The student that learns from the teacher's states and relations."""
+        return self.trained(self.taught(self.student()))
+
+    @cached_property
+    def by_logits(self):
+        """The student that learns from what the teacher says."""
         return self.trained(self.kd(self.student()))
 
     def beside(self, model, T=1.0):

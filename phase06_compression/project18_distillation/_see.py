@@ -12,7 +12,7 @@ from phase01_foundation.project03_pretrain import probe
 
 from . import _draft
 from ._answers import Answers
-from .feature_kd import MINILM, FeatureKD, relation, relation_loss, sides, taps
+from .feature_kd import relation, relation_loss, sides, taps
 from .logit_kd import Teacher, soft_loss, soften
 from .multi_teacher import Teachers
 from .on_policy import OnPolicy, reverse_loss
@@ -58,7 +58,8 @@ def decomposition(lab):
         found = lab.beside(model)
         rows.append((step, found["loss"], found["kl"]))
 
-    lab.distilled = lab.trained(lab.kd(lab.student()), on_eval=watch, every=max(1, lab.config.steps // 10))
+    objective, every = lab.taught(lab.student()), max(1, lab.config.steps // 10)
+    lab.distilled = lab.trained(objective, on_eval=watch, every=every)
     hardest = lab.beside(lab.teacher)["loss"]
     sums, N = 0.0, 0
     with torch.no_grad():
@@ -116,13 +117,10 @@ def agreement(lab):
 
 def relations(lab):
     """Whose values are alike: by the teacher, by a student alone, and by one that was shown them."""
-    torch.manual_seed(lab.config.seed)
-    objective = FeatureKD(lab.student(), lab.teacher, MINILM)
-    made = lab.trained(objective, steps=max(1, lab.config.steps // 2))
     tokens, heads = lab.held[0][0][:1, : min(32, lab.config.context)], lab.sizes.n_kv_head
     fig, axes = plots.figure(1, 3, width=12, height=4.2)
     with torch.no_grad():
-        models = {"teacher": lab.teacher, "student alone": lab.alone, "shown relations": made}
+        models = {"teacher": lab.teacher, "student alone": lab.alone, "shown relations": lab.distilled}
         maps = {name: relation(*sides(taps(model, tokens), "vv"), heads) for name, model in models.items()}
         theirs, far = maps["teacher"], {}
         for ax, (name, one) in zip(axes[0], maps.items(), strict=True):

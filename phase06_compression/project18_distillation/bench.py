@@ -6,7 +6,6 @@ from functools import cached_property
 from pathlib import Path
 
 import torch
-import torch.nn.functional as F
 
 from common import hub
 from common import tokenizer as tokenizers
@@ -18,22 +17,26 @@ from common.generate import Sampling, generate
 from common.recipe import adamw
 from phase01_foundation.project03_pretrain.objectives import CausalLM
 
-from . import _draft, _fit
+from . import _draft, _fit, _gpu
 from ._answers import Answers
-from .logit_kd import HeadLoss, LogitKD, Teacher, gap_closed, soft_loss, soften, whole
+from ._heads import Heads
+from .feature_kd import FeatureKD
+from .logit_kd import LogitKD, Teacher, gap_closed
 from .task_kd import AnswerKD
 from .train import PRESETS
 
 SHARE = {"unit": "of the gap", "better": "higher"}
 TINY = _fit.Sizes(1, 16, 2, 1, 24)
 DRAFT = 4  # guesses a round
+SIDES = "alone", "distilled", "as long", "by logits"
 
 
 class Trial:
-    """The teacher, its text, and for each seed three students: alone, distilled, and alone for as long."""
+    """The teacher, its text, and for each seed four students: alone, distilled, alone for as long, and one
+    taught by logits."""
 
-    def __init__(self, b, folder):
-        self.preset, self.say, self.device = PRESETS["cpu"], b.say, b.device
+    def __init__(self, b, folder, preset="cpu"):
+        self.preset, self.say, self.device = PRESETS[preset], b.say, b.device
         steps = b.pick(smoke=2, quick=12, full=self.preset.steps)
         self.plan = replace(self.preset.plan, steps=steps, **b.pick(
             smoke={"batch_size": 2, "context": 24}, quick={}, full={}))  # fmt: skip
@@ -49,6 +52,9 @@ class Trial:
 
     def student(self, seed):
         return self.sizes.student(self.teacher, seed)
+
+    def taught(self, student):
+        return FeatureKD(student, self.teacher, beta=self.preset.beta)
 
     def kd(self, student):
         return LogitKD(student, Teacher(self.teacher), self.preset.temperature, self.preset.alpha)
@@ -71,14 +77,16 @@ class Trial:
 
     @cached_property
     def found(self):
-        """{"teacher": figures, "alone" | "distilled" | "as long": [figures of each seed, with "seconds"]}"""
-        found = {"teacher": self.judged(self.teacher), "alone": [], "distilled": [], "as long": []}
+        """{"teacher": figures, each side: [figures of each seed, with "seconds"]}"""
+        found = {"teacher": self.judged(self.teacher), **{side: [] for side in SIDES}}
         for seed in self.seeds:
             alone, short = self.fit(CausalLM(self.student(seed)), seed)
-            made, long = self.fit(self.kd(self.student(seed)), seed)
+            made, long = self.fit(self.taught(self.student(seed)), seed)
+            heard, slow = self.fit(self.kd(self.student(seed)), seed)
             steps = max(1, round(self.plan.steps * long / short))
             later, spent = self.fit(CausalLM(self.student(seed)), seed, steps)
-            rows = {"alone": (alone, short), "distilled": (made, long), "as long": (later, spent)}
+            four = (alone, short), (made, long), (later, spent), (heard, slow)
+            rows = dict(zip(SIDES, four, strict=True))
             for name, (model, seconds) in rows.items():
                 found[name].append(self.judged(model) | {"seconds": seconds})
             found["as long"][-1]["updates"] = steps
@@ -89,9 +97,9 @@ class Trial:
     def column(self, side, key):
         return [row[key] for row in self.found[side]]
 
-    def shares(self, control):
+    def shares(self, control, side="distilled"):
         """The gap closed against this control, by seed."""
-        losses = zip(self.column(control, "loss"), self.column("distilled", "loss"), strict=True)
+        losses = zip(self.column(control, "loss"), self.column(side, "loss"), strict=True)
         return [gap_closed(alone, made, self.found["teacher"]["loss"]) for alone, made in losses]
 
 
@@ -102,11 +110,11 @@ def with_interval(name, shares):
 
 def bench_gap(b, trial):
     """At equal updates, and at equal time."""
-    settings = {f"{side}: {key}": trial.column(side, key) for side in ("alone", "distilled", "as long")
+    settings = {f"{side}: {key}": trial.column(side, key) for side in SIDES
                 for key in ("loss", "accuracy", "agreement", "seconds")}  # fmt: skip
     settings |= {"teacher": trial.found["teacher"]["loss"], "updates": trial.plan.steps,
-                 "tokens of an update": trial.plan.tokens, "temperature": trial.preset.temperature,
-                 "alpha": trial.preset.alpha, "updates, as long": trial.column("as long", "updates")}
+                 "tokens of an update": trial.plan.tokens, "beta": trial.preset.beta,
+                 "updates, as long": trial.column("as long", "updates")}
     b.claim("gap", "Taught by the base model, a student of a quarter of its weights closes at least 30 % of "
             "the gap between the same student trained alone and its teacher, at equal updates", headline=True,
             goal=(">=", 0.30), measured=with_interval("distilled", trial.shares("alone")), bound=1.0, **SHARE,
@@ -116,6 +124,12 @@ def bench_gap(b, trial):
             "counted: the share closed is above 0", **SHARE, goal=(">", 0.0), bound=1.0,
             measured=with_interval("distilled", trial.shares("as long")),
             why="what it has in place of a teacher is more text, as much as it can read meanwhile")
+    b.claim("logits", "Taught by the base model's logits in place of its states and relations, it closes at "
+            "least 30 % too", **SHARE, goal=(">=", 0.30), bound=1.0,
+            measured=with_interval("by logits", trial.shares("alone", "by logits")),
+            settings={"temperature": trial.preset.temperature, "alpha": trial.preset.alpha},
+            why="where only one token is possible, the teacher's shares say no more than the text; the "
+                "settings of the claim above show what each student reached")
     due = max(trial.found["teacher"]["accuracy"], 1e-6)  # a teacher that knows nothing is never right
     b.claim("accuracy", "The student's likeliest next token is right at least 97 % as often as the teacher's",
             unit="of the teacher's", better="higher", goal=(">=", 0.97), bound=1.0,
@@ -177,57 +191,38 @@ class Update:
 
 
 def bench_update(b, trial):
-    """What the teacher costs: 6 Ns + 2 Nt operations a token where the student alone takes 6 Ns."""
-    sides = {"alone": CausalLM(trial.student(0)), "distilled": trial.kd(trial.student(0))}
+    """What the teacher costs: 6 Ns + 2 Nt operations a token where the student alone takes 6 Ns; its head
+    is not asked for."""
+    sides = {"alone": CausalLM(trial.student(0)), "distilled": trial.taught(trial.student(0))}
     sides = {name: Update(b, trial, objective) for name, objective in sides.items()}
     run = b.compare(sides, check=0.0, memory=False, budget=b.pick(smoke=0.5, quick=10, full=60))
-    mine, theirs = _fit.weights(trial.student(0)), _fit.weights(trial.teacher)
+    mine, theirs = _fit.weights(trial.student(0)), _fit.weights(trial.teacher.blocks)
     b.claim("update", "An update with the teacher takes at most 4 times as long as alone", unit="s",
             better="lower", goal=("<=", 4.0), measured=run.figures("distilled"),
             prediction=(6 * mine + 2 * theirs) / (6 * mine),
             settings={"weights": {"student": mine, "teacher": theirs}, "tokens": trial.plan.tokens},
-            why="the prediction counts operations: both ways through the student, one through the teacher")
+            why="the prediction counts operations: both ways through the student, one through the blocks "
+                "of the teacher")
 
 
-class Heads:
-    """The loss and its gradients from two models' hidden states: all logits at once, or a chunk at a time."""
-
-    def __init__(self, b, sizes=None):
-        N, C, D, V, self.chunk = sizes or b.pick(
-            smoke=(64, 16, 24, 300, 8), quick=(1024, 128, 256, 10_000, 128),
-            full=(2048, 128, 256, 10_000, 128))  # fmt: skip
-        draw = torch.Generator().manual_seed(0)
-        made = (torch.randn(*shape, generator=draw) / 8 for shape in ((N, C), (V, C), (N, D), (V, D)))
-        self.x, self.weight, self.h, self.other = (tensor.to(b.device) for tensor in made)
-        self.ids, self.V = torch.randint(V, (N,), generator=draw).to(b.device), V
-        self.x.requires_grad_()
-        self.weight.requires_grad_()
-
-    def loss(self, logits, rows):
-        with torch.no_grad():
-            log_p = soften(F.linear(self.h[rows], self.other), 2.0)
-        hard = F.cross_entropy(logits, self.ids[rows], reduction="sum")
-        return 0.1 * hard + 0.9 * soft_loss(logits, log_p, 2.0)
-
-    def gradients(self, chunked):
-        head = (lambda *given: HeadLoss.apply(*given, self.chunk)) if chunked else whole
-        total = head(self.x, self.weight, self.loss)
-        return torch.autograd.grad(total / len(self.x), (self.x, self.weight))
+def heads_of(b):
+    """Head and loss in the sizes of this mode."""
+    return Heads(*b.pick(smoke=(64, 16, 24, 300, 8), quick=(1024, 128, 256, 10_000, 128),
+                         full=(2048, 128, 256, 10_000, 128)), b.device)  # fmt: skip
 
 
 def bench_chunks(b):
     """Memory and time of the loss."""
-    heads = Heads(b)
-    sides = {"all at once": lambda: heads.gradients(False), "in chunks": lambda: heads.gradients(True)}
+    heads = heads_of(b)
+    sides = {"all at once": heads.at_once, "in chunks": heads.in_chunks}
     run = b.compare(sides, check=1e-4, budget=b.pick(smoke=0.5, quick=10, full=60))
     peaks = [run.sides[name].peak_memory or 0 for name in sides]
-    shape = {"places": len(heads.x), "ids": heads.V, "chunk": heads.chunk}
     b.claim("memory", "Head and loss a chunk at a time hold at most a fifth of the memory of all logits",
             unit="bytes", better="lower", goal=("<=", 0.2), prediction=heads.chunk / len(heads.x),
-            measured=values("in chunks", peaks[1:], "all at once", peaks[:1]), settings=shape,
+            measured=values("in chunks", peaks[1:], "all at once", peaks[:1]), settings=heads.shape,
             why="the prediction is that of the logits alone; the gradient of the weights is held besides")
     b.claim("time", "and take at most 1.1 times as long", unit="s", better="lower", goal=("<=", 1.1),
-            measured=run.figures("in chunks"), settings=shape)
+            measured=run.figures("in chunks"), settings=heads.shape)
 
 
 def bench_task(b, trial, folder):
@@ -249,18 +244,6 @@ def bench_task(b, trial, folder):
             settings={f"{name}, {key}": value for name, row in found.items() for key, value in row.items()})
 
 
-def bench_gpu(b):
-    """What waits for a GPU and a model of its size."""
-    b.library("liger-kernel")
-    for id, sentence, unit, better, goal in (
-        ("gpu-gap", "From 124M to 30M weights: at least 30 % at equal updates", "of the gap", "higher", 0.3),
-        ("gpu-liger", "There the loss takes at most 1.1 times as long as Liger's", "s", "lower", 1.1),
-    ):
-        why = "there is no base model of 124M weights" if id == "gpu-gap" else "no GPU with Liger here"
-        b.not_run(id, sentence, unit=unit, better=better, goal=(">=" if better == "higher" else "<=", goal),
-                  why=why)  # fmt: skip
-
-
 def main(b):
     base, tuned = models() / "base", models() / "sft"
     if chain.whole(base):
@@ -271,16 +254,17 @@ def main(b):
         bench_update(b, trial)
         if chain.whole(tuned):
             bench_task(b, trial, tuned)
+        large = Trial(b, base, "gpu") if b.device.type == "cuda" else None
     else:
+        large = None
         b.not_run("gap", "A student closes at least 30 % of the gap to its teacher", goal=(">=", 0.3),
                   headline=True, why="no models/base yet: ./thirty run 3", **SHARE)
     bench_chunks(b)
-    bench_gpu(b)
+    _gpu.bench_gpu(b, large)
 
 
 def profiled(b):
-    heads = Heads(b)
-    return lambda: heads.gradients(True)
+    return heads_of(b).in_chunks
 
 
 if __name__ == "__main__":

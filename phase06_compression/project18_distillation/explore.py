@@ -48,7 +48,9 @@ class Config:
     temperature: float = 1.0
     """Of both models where they are compared."""
     alpha: float = 0.9
-    """The teacher's share of the loss."""
+    """The teacher's share of the loss, where its logits are learned from."""
+    beta: float = 1.0
+    """Weight of its states and relations, where they are."""
     judged: int = 4_000
     """Tokens of unseen pages to judge by."""
     asked: int = 40

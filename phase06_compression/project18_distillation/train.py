@@ -40,13 +40,15 @@ class Config:
     """Whom of several teachers to believe: all alike, or who is surer."""
     student: str = ""
     """A folder to go on from; empty: a new model of the sizes below."""
-    how: Literal["logit", "feature", "policy", "task", "said"] = "logit"
-    """logit: the distribution of every token; feature: states and relations; policy: logit for half of the
+    how: Literal["feature", "logit", "policy", "task", "said"] = "feature"
+    """feature: states and relations; logit: the distribution of every token; policy: logit for half of the
     updates, then texts of the student's own; task: logits of answers; said: the teacher's own answers."""
     temperature: float = 1.0
     """Of both models where they are compared."""
     alpha: float = 0.9
     """The teacher's share of the loss, 0 to 1."""
+    beta: float = 1.0
+    """feature: the weight of states and of each relation, beside the surprise at the true tokens."""
     relations: Literal["minilm", "minilm2"] = "minilm"
     """feature: of queries and keys, and of values; or of queries, keys and values each with itself."""
     divergence: Literal["forward", "reverse", "jsd"] = "reverse"
@@ -87,6 +89,8 @@ class Config:
         demand(self.chunk >= 1, "chunk must be at least 1")
         demand(self.temperature > 0, f"temperature is {self.temperature}: it must be above 0")
         demand(0 <= self.alpha <= 1, f"alpha is {self.alpha}: it is a share, from 0 to 1")
+        demand(not self.others or self.how not in ("feature", "said"), "several teachers become one by their "
+               "logits: add --how logit, or leave out --others")  # fmt: skip
         demand(self.judged > self.context, "judged must be more tokens than one context holds")
         self.plan  # noqa: B018 - says now what would be wrong later
 
@@ -155,7 +159,7 @@ class Class:
         c = self.config
         if c.how == "feature":
             pairs = {"minilm": MINILM, "minilm2": MINILM_V2}[c.relations]
-            return FeatureKD(student, self.teacher, pairs)
+            return FeatureKD(student, self.teacher, pairs, beta=c.beta)
         if c.how == "said":
             return self.text.alone(student)
         kind = AnswerKD if c.how == "task" else LogitKD

@@ -9,9 +9,19 @@ import torch
 from common import hub, tokenizer
 from common.cli.bench import bench as run_bench
 from common.proofs import prove
-from common.testing import trained
+from common.testing import close, trained
 from common.trial import commands, metrics, model_folder, refused, run, snippets, unplugged
-from phase06_compression.project18_distillation import _draft, _fit, bench, explore, logit_kd, train
+from phase06_compression.project18_distillation import (
+    _draft,
+    _fit,
+    _gpu,
+    _heads,
+    bench,
+    explore,
+    feature_kd,
+    logit_kd,
+    train,
+)
 
 LESSON = Path(train.__file__).parent / "README.md"
 
@@ -42,10 +52,10 @@ def test_smoke_train(home, capsys):
     assert (home / "out" / "distillation.png").read_bytes().startswith(b"\x89PNG")
 
 
-@pytest.mark.parametrize("how", ["feature", "policy", "task", "said"])
+@pytest.mark.parametrize("how", ["logit", "policy", "task", "said"])
 def test_smoke_train_of_each_kind(home, capsys, how):
     """Every way to learn from a teacher ends with a student, and none of them is the one alone."""
-    few = ("--drafts", "0", "--steps", "2", "--context", "40" if how in ("feature", "policy") else "100")
+    few = ("--drafts", "0", "--steps", "2", "--context", "40" if how in ("logit", "policy") else "100")
     if how == "said":  # this teacher has no right answer to give
         assert "answered none of" in refused(capsys, train, "smoke", "--how", how, *few)
         return
@@ -57,8 +67,8 @@ def test_smoke_train_of_each_kind(home, capsys, how):
 
 def test_smoke_train_by_several_teachers(home):
     """Another folder as a second teacher, by confidence; and a student to go on from."""
-    run(train, "smoke", "--out", home / "a", "--others", home / "models" / "sft", "--weights", "confidence",
-        "--drafts", "0", "--steps", "2")  # fmt: skip
+    run(train, "smoke", "--how", "logit", "--out", home / "a", "--others", home / "models" / "sft",
+        "--weights", "confidence", "--drafts", "0", "--steps", "2")  # fmt: skip
     again = ("--student", home / "a" / "model", "--drafts", "0", "--steps", "1")
     run(train, "smoke", "--out", home / "b", *again)
     assert metrics(home / "b")["distilled: weights"] == metrics(home / "a")["distilled: weights"]
@@ -66,8 +76,9 @@ def test_smoke_train_by_several_teachers(home):
 
 def test_is_on_in_the_script(home):
     """A loss that raises makes the script fail: it really uses what the learner wrote."""
-    with unplugged(logit_kd.soft_loss):
-        run(train, "smoke", "--drafts", "0")
+    for function, how in ((feature_kd.relation_loss, "feature"), (logit_kd.soft_loss, "logit")):
+        with unplugged(function):
+            run(train, "smoke", "--drafts", "0", "--how", how, "--out", home / how)
 
 
 def test_smoke_explore(home):
@@ -81,7 +92,7 @@ def test_smoke_explore(home):
     assert found["factor: without, 16"] < found["factor: with T², 16"]
     assert found["teachers: pages, mean"] <= max(found["teachers: pages, of pages"],
                                                  found["teachers: pages, of answers"]) + 1e-6  # fmt: skip
-    assert found["tokenizers: from another tokenizer"] != found["tokenizers: distilled"]
+    assert found["tokenizers: from another tokenizer"] != found["tokenizers: by logits"]
     assert found["decomposition: kl last"] > 0
 
 
@@ -89,11 +100,12 @@ def test_smoke_bench(home):
     """Every claim is made; what needs a GPU says that it was not run."""
     run_bench(bench.main, bench.profiled, ["smoke", "--device", "cpu", "--out", str(home)])
     claims = {claim["id"]: claim for claim in json.loads((home / "cpu.json").read_text())["claims"]}
-    assert list(claims) == ["gap", "clock", "accuracy", "draft-drawn", "draft-greedy", "speed", "update",
-                            "task", "memory", "time", "gpu-gap", "gpu-liger"]  # fmt: skip
+    assert list(claims) == [
+        "gap", "clock", "logits", "accuracy", "draft-drawn", "draft-greedy", "speed", "update", "task",
+        "memory", "time", "gpu-gap", "gpu-liger", "gpu-memory"]  # fmt: skip
     assert claims["gap"]["headline"] and claims["update"]["prediction"] > 1
     assert claims["memory"]["ratio"] < 1
-    assert all(claims[id]["verdict"] is None for id in ("gpu-gap", "gpu-liger"))
+    assert all(claims[id]["verdict"] is None for id in _gpu.CLAIMS)
 
 
 def test_bad_input(home, capsys, chain):
@@ -108,7 +120,9 @@ def test_bad_input(home, capsys, chain):
     file = chain / "sft" / "tokenizer.json"
     text = file.read_text("utf-8").replace('"A":', '"\\u0000":').replace('"B":', '"A":')
     file.write_text(text.replace('"\\u0000":', '"B":'), "utf-8")
-    assert "different tokenizers" in refused(capsys, train, "smoke", "--others", chain / "sft")
+    assert "by their logits" in refused(capsys, train, "smoke", "--others", chain / "sft")
+    others = "--how", "logit", "--others", chain / "sft"
+    assert "different tokenizers" in refused(capsys, train, "smoke", *others)
     assert "different tokenizers" in refused(capsys, train, "smoke", "--student", chain / "sft")
 
 
@@ -144,6 +158,16 @@ def test_beside_by_hand(home):
 def test_smoke_commands_of_the_lesson():
     """Every `./thirty run 18 …` and `explore 18 …` of the README is read as the command line reads it."""
     assert len(commands(LESSON)) >= 8
+
+
+@pytest.mark.slow
+def test_heads_match_liger():
+    """The bench's two sides and Liger's chunks, uncompiled, have the same gradients."""
+    pytest.importorskip("liger_kernel")
+    heads = _heads.Heads(37, 16, 24, 300, 8, "cpu")
+    for ours, mine, theirs in zip(heads.at_once(), heads.in_chunks(), heads.liger(False)(), strict=True):
+        close(mine, ours, "in chunks")
+        close(theirs, ours, "Liger")
 
 
 @pytest.mark.slow  # trl takes its time to import
