@@ -10,7 +10,7 @@ from common import plots
 from phase03_core_inference.project09_flash_attention.tiled import materialised
 
 from . import chunked, parts, split_k
-from ._sides import and_back, bytes_of, causal, inputs, rows_of, steps_of
+from ._sides import and_back, bytes_of, causal, counted, inputs, rows_of, steps_of
 
 COLOURS = dict(zip(("materialised", "torch's SDPA", "tiles of project 9", "chunked"),
                    (plots.COLOURS[1], plots.COLOURS[6], plots.COLOURS[3], plots.COLOURS[0]),
@@ -53,21 +53,6 @@ def parts_of(lab):
 
 
 # ---- memory ------------------------------------------------------------------------------------------------
-
-
-def counted(T, D, queries, keys, back):
-    """Bytes that chunks should hold, a head in float32: by counting, for the line in the picture.
-
-    There: q scaled and y; beside them either the answers of one chunk of queries and a chunk of scores three
-    times over, or, while they are merged, those answers three times. There and back: dy and a gradient as
-    well, the answers of all queries (of the past alone), and a chunk of scores five times.
-    """
-    row, chunk = queries * (D + 1), queries * min(keys, T)  # of one chunk of keys: answers, scores
-    parts = [math.ceil(stop / keys) for stop in range(queries, T + 1, queries)]
-    last = row * parts[-1]
-    if not back:
-        return 4 * (2 * T * D + max(last + 3 * chunk, 3 * last))
-    return 4 * (4 * T * D + row * sum(parts) + max(last + 5 * chunk, 2 * last))
 
 
 def ticks_of(ax):

@@ -1,5 +1,7 @@
 """What the scripts compare: ways of attending over a whole row, and ways of reading a long cache."""
 
+import math
+
 import torch
 import torch.nn.functional as F
 
@@ -77,6 +79,22 @@ def and_back(call, inputs):
     return lambda: torch.autograd.grad(call().sum(), inputs)
 
 
+def counted(T, D, queries, keys, back):
+    """Bytes that chunks should hold, a head in float32: by counting.
+
+    There: q scaled and y; beside them either the answers of one chunk of queries and a chunk of scores three
+    times over, or, while they are merged, those answers three times. There and back: dy and a gradient as
+    well, the answers of all queries (of the past alone), and a chunk of scores five times.
+    """
+    queries = min(queries, T)
+    row, chunk = queries * (D + 1), queries * min(keys, T)  # of one chunk of keys: answers, scores
+    parts = [math.ceil(stop / keys) for stop in range(queries, T + 1, queries)]
+    last = row * parts[-1]
+    if not back:
+        return 4 * (2 * T * D + max(last + 3 * chunk, 3 * last))
+    return 4 * (4 * T * D + row * sum(parts) + max(last + 5 * chunk, 2 * last))
+
+
 # ---- one token over a long cache ---------------------------------------------------------------------------
 
 
@@ -99,7 +117,8 @@ def steps_of(q, k, v, threads=None):
     """{name: a call that attends with one query to all of these keys}
 
     The profiler counts what the calling thread allocates: for memory, threads=1, where one share holds as
-    much as all shares together. """
+    much as all shares together.
+    """
     G, reach = q.size(1) // k.size(1), torch.full((1, q.size(2)), k.size(2), device=q.device)
     sdpa = F.scaled_dot_product_attention
     return {

@@ -12,7 +12,7 @@ from common.profiling import peak_of
 from phase03_core_inference.project09_flash_attention.tiled import materialised
 
 from . import _gpu, chunked, split_k
-from ._sides import and_back, bytes_of, causal, inputs, rows_of, steps_of
+from ._sides import and_back, bytes_of, causal, counted, inputs, rows_of, steps_of
 
 
 def described(letters, shape, **more):
@@ -26,20 +26,20 @@ def bench_memory(b):
     given = inputs(B, H, K, T, T, D, device=b.device, gradients=True)
     plain = rows_of(*(x.detach() for x in given))
     back = {name: and_back(call, given) for name, call in rows_of(*given).items()}
-    output, matrix, scores = 4 * B * H * T * D, 4 * B * H * T * T, 4 * B * H * chunked.QUERIES * chunked.KEYS
-    answers = output * T // chunked.KEYS // 2  # half of them lie in the future
-    for name, sides, what, least, chunks in (
-        ("memory", plain, "a forward", output, 3 * output + 4 * scores),
-        ("memory-training", back, "forward and backward", 3 * output, 8 * output + answers + 6 * scores),
+    output, matrix = 4 * B * H * T * D, 4 * B * H * T * T
+    for name, sides, what, least in (
+        ("memory", plain, "a forward", output),
+        ("memory-training", back, "forward and backward", 3 * output),
     ):
+        chunks = B * H * counted(T, D, chunked.QUERIES, chunked.KEYS, sides is back)
         held = {side: peak_of(sides[side], b.device) for side in ("materialised", "chunked")}
         b.claim(name, f"At 16,384 tokens {what} in chunks holds at most a twentieth of what it holds with "
                 "its matrix", unit="bytes", better="lower", goal=("<=", 1 / 20), headline=name == "memory",
                 measured=values("chunked", [held["chunked"]], "materialised", [held["materialised"]]),
                 bound=least / held["materialised"], prediction=chunks / (3 * matrix),
                 settings=described("BHKTD", shape, queries=chunked.QUERIES, keys=chunked.KEYS),
-                why="the bound is what comes out; the prediction counts copies of it, a chunk of scores a "
-                    "few times over and, for the way back, an answer for each chunk of keys")  # fmt: skip
+                why="the bound is what comes out; the prediction counts tensors: what comes in and out, a "
+                    "chunk of scores a few times over, an answer for each chunk of keys")  # fmt: skip
 
 
 def bench_time(b):
