@@ -91,7 +91,7 @@ def replica(lab) -> dict:
     """A server is killed under load: a router that asks again, and one that passes the failure on."""
     found = {}
     for name, attempts in (("asks again", 3), ("gives up", 1)):
-        with _server.replicas(2, "--model", lab.folder, "--device", "cpu") as pair:
+        with lab.servers(2) as pair:
             app = create_router(router := Router([one.url for one in pair], "round"), every=30)
             app.state.proxy.attempts = attempts
             with _server.in_thread(app) as url:

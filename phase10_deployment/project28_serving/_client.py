@@ -56,7 +56,7 @@ async def head_of(reader, reply):
     if not first:
         return False
     reply.status = int(first.split()[1])
-    while (line := (await reader.readline()).strip()):
+    while line := (await reader.readline()).strip():
         name, _, value = line.decode("latin-1").partition(":")
         reply.headers[name.lower()] = value.strip()
     return True

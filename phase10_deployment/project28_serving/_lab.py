@@ -22,15 +22,20 @@ class Lab(explore.Album):
     def server(self, *arguments, max_batch=None):
         """One server, ready; a context."""
         batch = ["--max_batch", self.config.max_batch if max_batch is None else max_batch]
-        return _server.replicas(1, "--model", self.folder, "--device", "cpu", *batch, *arguments)
+        return self.servers(1, *batch, *arguments)
+
+    def servers(self, count, *arguments):
+        """So many of them."""
+        where = "--model", self.folder, "--device", self.run.device.type
+        return _server.replicas(count, *where, *arguments)
 
     def service(self, **options):
         """A Service in this process, for what is counted rather than timed."""
         switches = Switches(**{"tokens": 2048, "max_batch": 4, **options.pop("switches", {})})
-        return _server.served(self.folder, switches, **options)
+        return _server.served(self.folder, switches, device=self.run.device, **options)
 
     def bodies(self, count, **options):
-        return _load.bodies(self.folder.name, count, median=self.config.median, longest=self.config.longest,
+        return _load.bodies(self.folder, count, median=self.config.median, longest=self.config.longest,
                             **options)  # fmt: skip
 
     @cached_property

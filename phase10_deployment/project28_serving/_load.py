@@ -4,6 +4,10 @@ import asyncio
 import math
 import random
 import statistics
+from functools import lru_cache
+
+from common import hub, tokenizer
+from common.cli import restores
 
 from . import _client
 
@@ -43,15 +47,31 @@ def text(rng, length):
     return said.strip()
 
 
-def bodies(name, count, *, median=16, longest=128, prompt=(40, 160), stream=True, seed=0, shared=""):
-    """Requests for text with prompts of different lengths and answers of log-normal ones."""
+@lru_cache(4)
+def reads(folder):
+    """A model's tokenizer, and how many tokens it can look at."""
+    return tokenizer.load(folder), hub.load(folder, restore=restores.table()).config.max_seq_len
+
+
+def fitted(folder, said, new):
+    """As much of the beginning of a text as leaves room for so many new tokens."""
+    words, context = reads(folder)
+    while len(words.encode(said)) > context - new:
+        said = said[: 9 * len(said) // 10]
+    return said
+
+
+def bodies(folder, count, *, median=16, longest=128, prompt=(40, 160), stream=True, seed=0, shared=""):
+    """Requests for text with prompts of different lengths and answers of log-normal ones, as the context of a
+    model folder has room for."""
     rng, made = random.Random(seed), []
+    longest = min(longest, reads(folder)[1] // 2)
     for _ in range(count):
         n = min(longest, max(1, round(rng.lognormvariate(math.log(median), 0.8))))
         made.append(
             {
-                "model": name,
-                "prompt": shared + text(rng, rng.randint(*prompt)),
+                "model": folder.name,
+                "prompt": fitted(folder, shared + text(rng, rng.randint(*prompt)), n),
                 "max_tokens": n,
                 "temperature": 0,
                 "ignore_eos": True,

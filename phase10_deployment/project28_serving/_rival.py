@@ -18,11 +18,11 @@ SHAPE = {"unit": "tok/s", "better": "higher", "goal": (">=", 2)}
 
 
 @contextmanager
-def their_server(folder):
+def their_server(folder, device):
     """The address of `transformers serve` over a model folder, on the first core; stopped at the end."""
     port = _server.free_port()
     command = [sys.executable, "-m", "transformers.cli.transformers", "serve", str(folder.resolve())]
-    command += ["--port", str(port), "--device", "cpu"]
+    command += ["--port", str(port), "--device", device]
     theirs = subprocess.Popen(
         ["taskset", "-c", "0", *command], stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
     )
@@ -69,7 +69,7 @@ def bench_transformers(b, folder, server):
         }
         for who in _load.WORDS[:8]
     ]
-    with their_server(folder) as url:
+    with their_server(folder, b.device.type) as url:
         if not answers_within(120, url, name):
             b.not_run("transformers", SENTENCE, why="transformers serve did not answer here", **SHAPE)
             return

@@ -8,6 +8,7 @@ from itertools import pairwise
 from prometheus_client.parser import text_string_to_metric_families
 
 from common import plots
+from common.errors import demand
 
 from . import _client, _load, _server
 from .router import Router, create_router
@@ -107,10 +108,7 @@ def draw_dashboard(lab, rows):
     at = [t for t, _ in rows]
 
     def rate(name):
-        return [
-            (b.get(name, 0) - a.get(name, 0)) / (s - t)
-            for (t, a), (s, b) in pairwise(rows)
-        ]
+        return [(b.get(name, 0) - a.get(name, 0)) / (s - t) for (t, a), (s, b) in pairwise(rows)]
 
     for name in ("running", "waiting"):
         axes[0, 0].plot(at, [page[f"vllm:num_requests_{name}"] for _, page in rows], label=name)
@@ -131,7 +129,7 @@ def draw_dashboard(lab, rows):
 def routing(lab) -> dict:
     """Chats of several turns over two servers: which share of their prompts is there already, by policy?"""
     found = {}
-    with _server.replicas(2, "--model", lab.folder, "--device", "cpu") as pair:
+    with lab.servers(2) as pair:
         for policy in ("round", "least", "prefix"):
             router = Router([one.url for one in pair], policy)
             with _server.in_thread(create_router(router)) as url:
@@ -163,6 +161,7 @@ async def chats(lab, url, policy, turns=4):
             for text in said.values()
         ]
         for i, reply in enumerate(await _client.in_turn(url, "/v1/completions", bodies, 2)):
+            demand(reply.ok, f"a server answered {reply.status}: {reply.body.decode()}")
             read += reply.usage["prompt_tokens"]
             hit += reply.usage["prompt_tokens_details"]["cached_tokens"]
             said[i] += " " + "".join(c for c in reply.text if c.isprintable())[:24] + " And then?"

@@ -30,13 +30,47 @@ SERVE = "phase10_deployment.project28_serving.serve"
 
 
 class Server(uvicorn.Server):
-    """uvicorn's, but told to stop it first shuts the door: who is inside is served, who comes is sent on."""
+    """uvicorn's, but told to stop it shuts the door and stays until those inside have been served: /ready
+    says no, who comes is told to ask another. After the grace, or told twice, it ends what is left.
+
+    until: when the grace is over; None: nobody has told it to stop. cut: answers that were ended early.
+    """
+
+    def __init__(self, config, say=lambda text: None):
+        super().__init__(config)
+        self.service, self.say = getattr(config.app.state, "service", None), say
+        self.until, self.cut, self.waited_for = None, 0, 0
 
     def handle_exit(self, sig, frame):
-        service = getattr(self.config.app.state, "service", None)
-        if service is not None:
-            service.door.draining = True
-        super().handle_exit(sig, frame)
+        if self.until is None:
+            self.drain()
+        else:
+            self.until, self.force_exit = 0.0, self.service is None  # told twice
+
+    def drain(self):
+        self.until = time.monotonic() + self.config.timeout_graceful_shutdown
+        if self.service is None:
+            self.should_exit = True
+        else:
+            self.service.door.draining, self.waited_for = True, self.inside
+
+    @property
+    def inside(self):
+        """Answers that are being written, or wait."""
+        return self.service.door.places.taken.total()
+
+    async def on_tick(self, counter):
+        if self.until is not None and self.service is not None and not self.should_exit:
+            if self.waited_for:
+                self.say(f"stopping; answers to finish: {self.waited_for} (told again, they are cut off)")
+                self.waited_for = 0
+            if self.inside and time.monotonic() > self.until:
+                self.cut = self.inside
+                self.service.loop.cut()
+                for _ in range(20):  # what there is of them is sent
+                    await asyncio.sleep(0.1 if self.inside else 0)
+            self.should_exit = not self.inside or self.cut > 0
+        return await super().on_tick(counter)
 
     @contextmanager
     def capture_signals(self):
@@ -49,14 +83,17 @@ class Server(uvicorn.Server):
 def bound(host, port):
     """A socket that listens; UserError where somebody else does."""
     try:
-        return socket.create_server((host, port), backlog=2048, reuse_port=False)
+        family = socket.AF_INET6 if ":" in host else socket.AF_INET
+        return socket.create_server((host, port), family=family, backlog=2048)
     except (OSError, OverflowError) as error:
         raise UserError(f"no server at {host}:{port}: {error}; take another --port, or 0 for any") from None
 
 
 def address(sock):
+    """Where a client of this machine finds it."""
     host, port = sock.getsockname()[:2]
-    return f"http://{'127.0.0.1' if host == '0.0.0.0' else host}:{port}"
+    host = {"0.0.0.0": "127.0.0.1", "::": "::1"}.get(host, host)
+    return f"http://[{host}]:{port}" if ":" in host else f"http://{host}:{port}"
 
 
 def descriptors(wanted=65536):
@@ -72,20 +109,22 @@ def descriptors(wanted=65536):
     return resource.getrlimit(resource.RLIMIT_NOFILE)[0]
 
 
-async def serve(app, sock, *, grace, then=None):
-    """Serve until a signal, or until `await then()` is over."""
+async def serve(app, sock, *, grace, then=None, say=lambda text: None):
+    """Serve until a signal, or until `await then(server)` is over: how many answers were cut off."""
     config = uvicorn.Config(app, log_level="warning", timeout_graceful_shutdown=grace, access_log=False,
                             timeout_keep_alive=30, date_header=False, server_header=False)  # fmt: skip
-    server = Server(config)
+    server = Server(config, say)
     running = asyncio.ensure_future(server.serve(sockets=[sock]))
     while not server.started and not running.done():
         await asyncio.sleep(0.01)
     try:
         if then is not None and server.started:
-            await then()
+            await then(server)
     finally:
-        server.should_exit = server.should_exit or then is not None
+        if then is not None and server.until is None:
+            server.drain()
         await running
+    return server.cut
 
 
 def log_to(path):
@@ -111,8 +150,11 @@ def served(folder, switches, *, name="", keys="", bounds=None, device="cpu"):
     return service.Service(make(switches), name or Path(folder).name, keys=known, bounds=bounds, make=make)
 
 
-def created(*args, **options):
-    return api.create_app(*args, **options)
+def created(service, *, inspect=False):
+    """The application of a Service; it says which of its files a learner wrote (--mine)."""
+    laid = paths.ROOT / ".shadow.json"
+    mine = json.loads(laid.read_text("utf-8"))["laid"] if laid.is_file() else {}
+    return api.create_app(service, inspect=inspect, mine=sorted(mine))
 
 
 # ---- servers in processes of their own ----
@@ -181,24 +223,28 @@ def replicas(count, *arguments, cores=None, **options):
 
 
 @contextmanager
-def in_thread(app, grace=2):
-    """The address of an application that a thread of this process serves; stopped at the end, when those
-    who are served have had so many seconds."""
+def in_thread(app, grace=2, then=None):
+    """The address of an application that a thread of this process serves; stopped at the end, or when
+    `await then(server)` is over: those who are served then have so many seconds."""
     sock, known, started = bound("127.0.0.1", 0), {}, threading.Event()
+
+    async def left(server):
+        await known["stop"].wait()
 
     async def run():
         known["loop"], known["stop"] = asyncio.get_running_loop(), asyncio.Event()
         started.set()
-        await serve(app, sock, grace=grace, then=known["stop"].wait)
+        await serve(app, sock, grace=grace, then=then or left)
 
     thread = threading.Thread(target=lambda: asyncio.run(run()), daemon=True)
     thread.start()
-    started.wait(10)
+    started.wait()
     try:
         yield address(sock)
     finally:
-        known["loop"].call_soon_threadsafe(known["stop"].set)
-        thread.join(10 + grace)
+        if thread.is_alive():
+            known["loop"].call_soon_threadsafe(known["stop"].set)
+        thread.join()
         sock.close()
 
 
@@ -206,4 +252,3 @@ def get(url, timeout=30.0):
     """The parsed JSON of a page."""
     with urllib.request.urlopen(url, timeout=timeout) as answer:
         return json.loads(answer.read())
-

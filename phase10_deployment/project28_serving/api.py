@@ -8,7 +8,9 @@ will not help; 429 and 503 nobody's, and Retry-After says when to; 500 ours.
 OpenAI's API reference (chat, completions, embeddings, models); RFC 9110; Server-Sent Events (WHATWG HTML).
 """
 
+import asyncio
 import base64
+import re
 import struct
 from contextlib import asynccontextmanager
 
@@ -26,7 +28,7 @@ from .assemble import embedding
 from .engine_loop import EngineDown
 from .limits import Bounded, Refused
 from .metrics import Logged
-from .protocol import ChatAsked, EmbeddingAsked, ProblemBody, TextAsked, problem
+from .protocol import ChatAsked, EmbeddingAsked, ProblemBody, TextAsked, TokenizeAsked, problem
 from .wire import STREAMED, ChatShape, TextShape
 
 STATUSES = (400, 401, 404, 405, 408, 413, 429, 500, 503)
@@ -40,17 +42,44 @@ def said(refused):
     return JSONResponse(body, refused.status, headers)
 
 
+def place(loc):
+    """Where a fault is, as one would write it: messages[0].content. What pydantic calls its own branches, and
+    what no field is called, is left out."""
+    parts = [part for part in loc[1:] if isinstance(part, int) or re.fullmatch(r"[a-z]\w*", part, re.ASCII)]
+    path = "".join(f"[{part}]" if isinstance(part, int) else f".{part}" for part in parts
+                   if part not in ("str", "int", "float", "bool"))  # fmt: skip
+    return path.lstrip(".")
+
+
 def complaint(error):
-    """The first fault that FastAPI found in a body, as a Refused; without what was sent, which may be
-    anything."""
-    first = error.errors()[0]
-    where = ".".join(str(part) for part in first["loc"][1:] if not isinstance(part, int))
+    """One fault that FastAPI found in a body, as a Refused; without what was sent, which may be anything.
+    Where a value could have been of several types, it is the fault of the one that it was meant to be."""
+    faults = error.errors()
+    first = next((one for one in faults if not one["type"].endswith("_type")), faults[0])
+    if first["type"] == "json_invalid":
+        why = f"the body is no JSON: {first['ctx']['error']} at character {first['loc'][-1]}"
+        return Refused(400, "invalid_request", why)
+    where = place(first["loc"])
+    if not where and first["type"] in ("missing", "model_attributes_type", "dict_type"):
+        return Refused(400, "invalid_request", "the body must be a JSON object, sent with Content-Type: "
+                       "application/json")  # fmt: skip
     why = first["msg"].removeprefix("Value error, ")
     return Refused(400, "invalid_request", f"{where}: {why}" if where else why, param=where or None)
 
 
+def unrouted(request, error):
+    """No such path, or not by this method: what there is."""
+    path, why = request.url.path[:100], str(error.detail)
+    if error.status_code == 404:
+        why = f"there is nothing at {path!r}: ask /v1/chat/completions, /v1/completions, /v1/models, /metrics"
+    elif error.status_code == 405:
+        why = f"{path!r} is for {error.headers.get('Allow', 'others')}, not for {request.method}"
+    return JSONResponse(problem(error.status_code, None, why), error.status_code, error.headers)
+
+
 def add_errors(app, service):
     """Every exception that a route may raise, as OpenAI's clients understand it."""
+
     def refused(request, error):
         service.metrics.refused.labels(service.name, error.code).inc()
         return said(error)
@@ -61,10 +90,10 @@ def add_errors(app, service):
     app.add_exception_handler(Refused, refused)
     app.add_exception_handler(UserError, as_refused(400, "invalid_request"))
     app.add_exception_handler(EngineDown, as_refused(503, "engine_down", after=5))
-    app.add_exception_handler(RequestValidationError, lambda request, error: refused(request,
-                                                                                      complaint(error)))
-    app.add_exception_handler(HTTPException, lambda request, error: JSONResponse(
-        problem(error.status_code, None, str(error.detail)), error.status_code, error.headers))  # fmt: skip
+    app.add_exception_handler(
+        RequestValidationError, lambda request, error: refused(request, complaint(error))
+    )
+    app.add_exception_handler(HTTPException, unrouted)
     app.add_exception_handler(Exception, lambda request, error: JSONResponse(
         problem(500, "internal_error", "the server failed: its log says where"), 500))  # fmt: skip
 
@@ -89,7 +118,7 @@ def packed(vector, form):
 def add_openai(app, service, who):
     """/v1: chat, completions, embeddings, models. who: what FastAPI depends on for the Key that asks."""
     card = {"id": service.name, "object": "model", "created": 0, "owned_by": "thirty",
-            "max_model_len": min(service.config.max_seq_len, service.capacity)}  # fmt: skip
+            "max_model_len": service.room}  # fmt: skip
 
     @app.get("/v1/models")
     async def models(key=who):
@@ -132,8 +161,26 @@ def add_openai(app, service, who):
                 "usage": {"prompt_tokens": read, "total_tokens": read}}  # fmt: skip
 
 
+def add_tokens(app, service, who):
+    """/tokenize: how long is a text, or a conversation? Of those that are too long, too."""
+
+    def ids_of(asked):
+        if asked.messages is None:
+            return service.words.encode(asked.prompt)
+        said = [message.plain() for message in asked.messages]
+        return service.words.chat_ids(said, add_generation_prompt=asked.add_generation_prompt)
+
+    @app.post("/tokenize")
+    async def tokenize(asked: TokenizeAsked, key=who):
+        service.known(asked.model or service.name)
+        ids = await asyncio.to_thread(ids_of, asked)
+        strings = [service.words.decode([id]) for id in ids] if asked.return_token_strs else None
+        return {"count": len(ids), "max_model_len": service.room, "tokens": ids, "token_strs": strings}
+
+
 def add_health(app, service):
     """For whoever starts, stops and watches servers. /health: does it live? /ready: send it requests?"""
+
     @app.get("/health")
     async def health():
         if not service.loop.alive:
@@ -160,9 +207,10 @@ def described(app):
     return document
 
 
-def create_app(service, *, inspect=False):
+def create_app(service, *, inspect=False, mine=()):
     """The ASGI application of a Service, whose engine it starts and stops. inspect: the routes of
-    `inspection.py`, too, which show what is in the engine."""
+    `inspection.py`, too, which show what is in the engine. mine: the files in it that a learner wrote."""
+
     @asynccontextmanager
     async def lifespan(app):
         if service.loop.thread.ident is None:
@@ -180,9 +228,10 @@ def create_app(service, *, inspect=False):
 
     who, refuse = Depends(asks), add_errors(app, service)
     add_openai(app, service, who)
+    add_tokens(app, service, who)
     add_health(app, service)
     if inspect:
-        inspection.add_routes(app, service, who)
+        inspection.add_routes(app, service, who, mine)
     bounds = service.bounds
     app.add_middleware(Bounded, refuse=refuse, size=bounds.body, seconds=bounds.body_seconds)
     app.add_middleware(Logged)

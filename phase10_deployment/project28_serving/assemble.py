@@ -16,7 +16,8 @@ from dataclasses import dataclass
 import torch
 
 from common.errors import demand
-from common.model import set_attend
+from common.generate import Sampling
+from common.model import Embedding, set_attend
 from phase04_advanced_inference.project10_prompt_caching.prefix_cache import PrefixIndex
 from phase04_advanced_inference.project11_speculative_decoding.drafts import PromptLookup
 from phase04_advanced_inference.project12_dynamic_batching.engine import Engine, Event
@@ -43,7 +44,7 @@ class Switches:
     weights: str = "float"
     """Project 14: int8 rounds matrices, embedding and head to 8 bits; float."""
     compile: bool = False
-    """Project 25's tool: the parts of a block that see no cache, compiled; seconds at the first request."""
+    """Project 25's tool: the parts of a block that see no cache, compiled, at the start."""
     max_batch: int = 32
     """Requests that run at a time."""
     max_step_tokens: int = 512
@@ -197,7 +198,9 @@ class ServingEngine(Engine):
 def prepared(model, switches):
     """The model with its own switches on: weights, compile. It is changed and returned."""
     if switches.weights == "int8":
-        rtn.apply_to_tables(rtn.apply(model, 8), 8)
+        rtn.apply(model, 8)
+        if type(model.embed) is Embedding:  # GPT-2's adds positions, and stays as it is
+            rtn.apply_to_tables(model, 8)
         if model.norm.weight.device.type == "cpu":
             integer.plug(model)
     if switches.compile:
@@ -224,6 +227,8 @@ def assemble(model, tokenizer, switches, **options):
                            max_step_tokens=max(n, switches.max_step_tokens), **options)  # fmt: skip
     if switches.speculative == "ngram":
         engine.draft = Lookup(switches.guesses, engine.guides)
+    if switches.compile:  # now, rather than while somebody waits
+        engine.generate([[0] * 4], [Sampling(max_tokens=3, temperature=0, ignore_eos=True)])
     return engine
 
 

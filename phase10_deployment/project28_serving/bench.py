@@ -14,6 +14,7 @@ from common.errors import UserError
 from common.generate import Sampling
 
 from . import _client, _load, _server
+from ._gpu import bench_gpu
 from ._ladder import Offline, bench_ablation, pin
 from ._rival import bench_transformers
 from .router import Router, create_router
@@ -40,8 +41,9 @@ def bench_http(b, folder, server):
     """HTTP throughput on one core, streamed and whole, beside the engine alone on that core."""
     count = b.pick(smoke=6, quick=64, full=192)
     longest = b.pick(smoke=6, quick=96, full=128)
-    some = _load.bodies(folder.name, count, median=b.pick(smoke=4, quick=24, full=32), longest=longest)
-    offline, tokens = Offline(folder, prefix_cache=False), sum(one["max_tokens"] for one in some)
+    some = _load.bodies(folder, count, median=b.pick(smoke=4, quick=24, full=32), longest=longest)
+    offline = Offline(folder, device=b.device, prefix_cache=False)
+    tokens = sum(one["max_tokens"] for one in some)
 
     def alone():
         pin({0})
@@ -80,7 +82,7 @@ def bench_http(b, folder, server):
 def bench_waiting(b, folder, server, offline, most):
     """TTFT at low load beside a prefill alone; ITL; and the rate at which the objective is met."""
     count = b.pick(smoke=5, quick=40, full=120)
-    some = _load.bodies(folder.name, count, seed=1, longest=b.pick(smoke=6, quick=96, full=128))
+    some = _load.bodies(folder, count, seed=1, longest=b.pick(smoke=6, quick=96, full=128))
     pin({0})
     alone = []
     for one in some[:20]:
@@ -141,7 +143,7 @@ def bench_overload(b, folder, server, most):
     """Twice what it can do, for minutes: who is lost, and does memory grow?"""
     seconds, before = b.pick(smoke=1.0, quick=15.0, full=300.0), server.rss()
     some = _load.bodies(
-        folder.name, max(8, int(2 * most * seconds)), seed=4, longest=b.pick(smoke=6, quick=96, full=128)
+        folder, max(8, int(2 * most * seconds)), seed=4, longest=b.pick(smoke=6, quick=96, full=128)
     )
     found = _load.figures(_load.opened(server.url, some, 2 * most, seed=4))
     after = server.rss()
@@ -165,7 +167,7 @@ def bench_overload(b, folder, server, most):
         )
 
     async def leave():
-        for one in _load.bodies(folder.name, b.pick(smoke=8, quick=200, full=2000), longest=400, median=200):
+        for one in _load.bodies(folder, b.pick(smoke=8, quick=200, full=2000), longest=400, median=200):
             reader, writer = await _client.connect(server.url)
             writer.write(_client.request(PATH, one))
             await asyncio.wait_for(reader.readline(), 30)
@@ -187,7 +189,7 @@ def bench_overload(b, folder, server, most):
 def bench_replica(b, folder, arguments):
     """Two servers, one of which is killed under load: who is lost?"""
     count = b.pick(smoke=8, quick=60, full=200)
-    some = _load.bodies(folder.name, count, seed=5, longest=b.pick(smoke=6, quick=96, full=128))
+    some = _load.bodies(folder, count, seed=5, longest=b.pick(smoke=6, quick=96, full=128))
     with (
         _server.replicas(2, *arguments) as pair,
         _server.in_thread(create_router(router := Router([one.url for one in pair]), every=0.2)) as url,
@@ -213,7 +215,7 @@ def bench_replica(b, folder, arguments):
 def main(b):
     torch.set_num_threads(1)
     folder = chain.find("sft", say=b.say)
-    arguments = ["--model", str(folder), "--no-prefix_cache", "--inspect", "--device", "cpu"]
+    arguments = ["--model", str(folder), "--no-prefix_cache", "--inspect", "--device", b.device.type]
     server = _server.Replica(*arguments, cores=[0]).ready()
     try:
         offline, most = bench_http(b, folder, server)
@@ -224,19 +226,12 @@ def main(b):
         server.stop()
     bench_ablation(b, folder)
     bench_replica(b, folder, arguments)
-    b.not_run(
-        "h200",
-        "On an H200, the shape of a 0.6B model and 256 clients give at least 0.9 of the engine alone",
-        unit="tok/s",
-        better="higher",
-        goal=(">=", 0.9),
-        why="needs a CUDA device",
-    )
+    bench_gpu(b, folder, texts_over, alike)
 
 
 def profiled(b):
-    offline = Offline(chain.find("sft", say=b.say))
-    some = _load.bodies("m", 8, longest=16)
+    folder = chain.find("sft", say=b.say)
+    offline, some = Offline(folder), _load.bodies(folder, 8, longest=16)
     return lambda: offline.run(some)
 
 

@@ -144,6 +144,16 @@ class EngineLoop:
         if not ticket.done:
             self.put(Order(lambda: self.drop(ticket), lambda: None))
 
+    def cut(self):
+        """End all that are served, as if the time of each were up."""
+
+        def obey():
+            for ticket in self.tickets.values():
+                ticket.late = True
+                self.drop(ticket)
+
+        self.put(Order(obey, lambda: None))
+
     async def call(self, function):
         """function(engine), in the owner's thread between two steps: what it returned, or raised."""
         loop = asyncio.get_running_loop()
@@ -211,7 +221,9 @@ class EngineLoop:
         for order in self.collect():
             order.obey()
         if self.engine.busy:
-            self.tell(self.engine.step())
+            events = self.engine.step()
+            self.snapshot = self.look(self.engine)  # first: who has his last token finds it counted
+            self.tell(events)
         if self.successor is not None and not self.engine.busy:
             self.engine, self.successor = self.successor, None
             held, self.held = self.held, []

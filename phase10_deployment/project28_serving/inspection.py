@@ -111,11 +111,13 @@ async def pictures(service, seconds=0.25):
         await asyncio.sleep(seconds)
 
 
-def add_routes(app, service, who):
-    """/thirty: engine, logits, attention, blocks."""
+def add_routes(app, service, who, mine=()):
+    """/thirty: engine, logits, attention, blocks. mine: the files that a learner wrote."""
+
     def state(engine):
         return {"model": service.name, "switches": dataclasses.asdict(engine.switches),
-                "stats": service.loop.snapshot, "can_switch": service.make is not None}  # fmt: skip
+                "stats": service.loop.snapshot, "can_switch": service.make is not None,
+                "mine": list(mine)}  # fmt: skip
 
     @app.get("/thirty/engine")
     async def engine(key=who):

@@ -24,9 +24,11 @@ from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily
 LOG = logging.getLogger("thirty.requests")
 SECONDS = (0.001, 0.005, 0.01, 0.02, 0.04, 0.06, 0.08, 0.1, 0.25, 0.5, 0.75, 1, 2.5, 5, 7.5, 10, 30, 60)
 TOKENS = (1, 2, 5, 10, 20, 50, 100, 200, 500, 1000, 2000, 5000, 10_000)
-GAUGES = {"running": ("vllm:num_requests_running", "Requests that run."),
-          "waiting": ("vllm:num_requests_waiting", "Requests that wait for their turn."),
-          "used": ("vllm:kv_cache_usage_perc", "Share of the room for keys and values in use, 0 to 1.")}
+GAUGES = {
+    "running": ("vllm:num_requests_running", "Requests that run."),
+    "waiting": ("vllm:num_requests_waiting", "Requests that wait for their turn."),
+    "used": ("vllm:kv_cache_usage_perc", "Share of the room for keys and values in use, 0 to 1."),
+}
 COUNTS = {"preemptions": ("vllm:num_preemptions", "Times that a request gave way and was read again."),
           "asked": ("vllm:prefix_cache_queries", "Prompt tokens looked up in the prefix cache."),
           "found": ("vllm:prefix_cache_hits", "Prompt tokens found there."),
@@ -94,7 +96,8 @@ class Metrics:
             else:
                 self.itl.observe(now - ticket.last)
         if event.finish is not None:
-            self.ended.labels(self.model, event.finish).inc()
+            how = "abort" if event.finish == "cancelled" else event.finish
+            self.ended.labels(self.model, how).inc()
             if event.finish in ("stop", "length"):
                 self.e2e.observe(now - ticket.arrived)
                 self.answers.observe(ticket.n_new + len(event.ids))
@@ -109,8 +112,10 @@ def trace_of(headers):
     sent = headers.get(b"traceparent", b"").decode("latin-1")
     found = re.fullmatch(r"[0-9a-f]{2}-([0-9a-f]{32})-[0-9a-f]{16}-[0-9a-f]{2}", sent)
     own = headers.get(b"x-request-id", b"").decode("latin-1")
-    return (found[1] if found and found[1].strip("0") else secrets.token_hex(16),
-            own if re.fullmatch(r"[\w.-]{1,64}", own, flags=re.A) else "req-" + secrets.token_hex(8))
+    return (
+        found[1] if found and found[1].strip("0") else secrets.token_hex(16),
+        own if re.fullmatch(r"[\w.-]{1,64}", own, flags=re.A) else "req-" + secrets.token_hex(8),
+    )
 
 
 class Logged:

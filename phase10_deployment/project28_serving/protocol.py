@@ -2,9 +2,11 @@
 
 Came before: a `Sampling` that a programmer writes. New here: JSON from strangers. Each field has a type and a
 range; what the engine cannot do is refused by name, not silently left out: who sends `tools` and gets prose
-has been lied to. Fields that change nothing (user, metadata) are taken and ignored.
+has been lied to, and so has he who writes `max_token`. Fields that change nothing (user, metadata) are taken
+and ignored.
 """
 
+import difflib
 import math
 import re
 from typing import Annotated, Any, ClassVar, Literal
@@ -13,8 +15,15 @@ from pydantic import AfterValidator, BaseModel, ConfigDict, Field, model_validat
 
 from common.generate import Sampling
 
+from .limits import Refused
+
 HALVES = re.compile("[\ud800-\udfff]")
 MOST = {"n": 16, "stop": 4, "prompts": 32, "messages": 1024, "top_logprobs": 20}
+UNHEARD = ("tools", "functions", "tool_choice", "function_call", "logit_bias", "audio", "echo", "suffix",
+           "presence_penalty", "frequency_penalty", "best_of")  # fmt: skip
+HARMLESS = ("user", "metadata", "store", "service_tier", "safety_identifier", "prompt_cache_key",
+            "prompt_cache_retention", "parallel_tool_calls", "modalities", "reasoning_effort", "verbosity",
+            "prediction", "web_search_options")  # fmt: skip
 
 
 def sound(text):
@@ -82,13 +91,16 @@ class Asked(BaseModel):
 
     @model_validator(mode="after")
     def nothing_unheard(self):
-        """Refuse what would change the answer and is not done here."""
-        for name in ("tools", "functions", "tool_choice", "function_call", "logit_bias", "audio", "echo",
-                     "presence_penalty", "frequency_penalty", "best_of", "suffix"):  # fmt: skip
-            given = (self.model_extra or {}).get(name)
+        """Refuse what would change the answer and is not done here, and what nobody knows."""
+        for name, given in (self.model_extra or {}).items():
             nothing = given in (None, 0, False, [], {}, "", "none") or (name == "best_of" and given == 1)
-            if not nothing:
-                raise ValueError(f"{name} is not supported by this server: leave it out")
+            if name in UNHEARD and not nothing:
+                raise Refused(400, "unsupported", f"{name} is not supported by this server: leave it out",
+                              param=name)  # fmt: skip
+            if name not in (*UNHEARD, *HARMLESS):
+                like = difflib.get_close_matches(name, type(self).model_fields, 1)
+                raise Refused(400, "unknown_field", f"there is no field {name!r:.60}: "
+                              + (f"{like[0]} is meant?" if like else "leave it out"))  # fmt: skip
         return self
 
     @property
@@ -105,6 +117,7 @@ class Asked(BaseModel):
 
     def sampling(self, most):
         """The engine's Sampling, of at most so many tokens. UserError where a value is out of range."""
+
         def given(value, default):
             return default if value is None else value
 
@@ -163,6 +176,22 @@ class EmbeddingAsked(BaseModel):
     encoding_format: Literal["float", "base64"] | None = None
     dimensions: None = None
     user: Any = None
+
+
+class TokenizeAsked(BaseModel):
+    """POST /tokenize, as vLLM has it: a text, or a conversation."""
+
+    model: Text | None = None
+    prompt: Text | None = None
+    messages: Annotated[list[Message], Field(min_length=1, max_length=MOST["messages"])] | None = None
+    add_generation_prompt: bool = True
+    return_token_strs: bool = False
+
+    @model_validator(mode="after")
+    def one_of_both(self):
+        if (self.prompt is None) == (self.messages is None):
+            raise ValueError("give either a prompt or messages")
+        return self
 
 
 def several(given):

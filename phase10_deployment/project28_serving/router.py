@@ -132,10 +132,12 @@ class Proxy:
         headers = [(k, v) for k, v in request.headers.items() if k not in HOPS]
         url = replica + request.url.path + (f"?{request.url.query}" if request.url.query else "")
         return await self.client.send(
-            self.client.build_request(request.method, url, headers=headers, content=body), stream=True)
+            self.client.build_request(request.method, url, headers=headers, content=body), stream=True
+        )
 
     def relayed(self, replica, answer):
         """An answer as a stream: what the server sends is passed on as it comes."""
+
         def close():
             self.router.load[replica] -= 1
 

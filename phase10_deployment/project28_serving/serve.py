@@ -38,7 +38,7 @@ class Config:
     weights: str = "float"
     """int8: matrices in codes (project 14); float."""
     compile: bool = False
-    """Compile norms and feed-forwards; the first requests then take seconds."""
+    """Compile norms and feed-forwards; the start then takes a while."""
     shared_prefixes: bool = False
     """All keys share one prefix cache: faster, and each can find out what others have asked."""
     max_batch: int = 32
@@ -75,8 +75,8 @@ class Config:
 
 
 PRESETS = {
-    "smoke": Config(port=0, tokens=1024, max_batch=4, ask=("Where does Mara work?", "Where does Mara work?"),
-                    max_tokens=24),
+    "smoke": Config(port=0, tokens=1024, max_batch=4, max_tokens=24,
+                    ask=("I am new in Tinytown. Where does Ilmo live?",) * 2),
     "cpu": Config(),
     "gpu": Config(max_batch=256, max_step_tokens=8192, tokens=262144)}  # fmt: skip
 
@@ -116,14 +116,15 @@ def main(config, run):
         run.say(f"at most {most or 'as many as the system lets'} connections; Ctrl-C stops it")
         found = {}
 
-        async def ask():
+        async def ask(server):
             found.update(await converse(config, run, url, service.name))
 
-        asyncio.run(_server.serve(app, sock, grace=config.grace, then=ask if config.ask else None))
+        cut = asyncio.run(_server.serve(app, sock, grace=config.grace, say=run.say,
+                                        then=ask if config.ask else None))  # fmt: skip
     if config.ask:
         run.finish(found)
     else:
-        run.say("stopped; nobody was cut off" if not service.loop.tickets else "stopped; time was up")
+        run.say(f"stopped; {cut} answers were cut off" if cut else "stopped; nobody was cut off")
 
 
 if __name__ == "__main__":

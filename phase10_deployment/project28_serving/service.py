@@ -45,6 +45,7 @@ class Bounds:
 
 async def unless_gone(receive, work, seconds=None):
     """What the coroutine `work` returns, or None where the sender hangs up, or the time is up, before."""
+
     async def gone():
         while (await receive())["type"] != "http.disconnect":
             pass
@@ -103,6 +104,11 @@ class Service:
         return self.loop.engine.store.capacity
 
     @property
+    def room(self):
+        """Of these, how many the model can look at. The last token that is drawn is never read."""
+        return min(self.config.max_seq_len, self.capacity)
+
+    @property
     def ready(self):
         return self.loop.alive and not self.door.draining
 
@@ -115,10 +121,9 @@ class Service:
         """The ids that make() gives, of a text of `size` characters; checked. Refused where they are more
         than the context holds; UserError where they are no ids of this model, or none."""
         ids = await asyncio.to_thread(make) if size > LONG else make()
-        room = min(self.config.max_seq_len, self.capacity)
-        if len(ids) > room:
+        if len(ids) > self.room:
             raise Refused(400, "context_length_exceeded", f"a prompt of {len(ids)} tokens, and there is room "
-                          f"for {room}: shorten it")  # fmt: skip
+                          f"for {self.room}: shorten it")  # fmt: skip
         return checked(ids, self.config, self.capacity)
 
     async def prompts(self, given):
@@ -139,8 +144,8 @@ class Service:
             raise Refused(400, "too_many_choices", f"{n} answers are asked for, and {self.bounds.choices} "
                           "may be at a time: fewer prompts, or a smaller n")  # fmt: skip
         vocabulary = await asyncio.to_thread(lambda: self.vocabulary) if asked.json_only else None
-        read = sum(map(len, prompts))
-        cost = read + n * samplings[0].max_tokens
+        read, most = sum(map(len, prompts)), samplings[0].max_tokens
+        cost = read + asked.copies * sum(min(most, self.room + 1 - len(ids)) for ids in prompts)
         entry, writers, open_still = self.door.enter(key, cost, n), [], [True]
 
         def close():

@@ -8,7 +8,7 @@ import httpx
 
 from common.cli import chain
 from common.cli.script import script
-from common.errors import UserError
+from common.errors import UserError, demand
 
 from . import _server
 from .router import POLICIES, Router, create_router
@@ -48,13 +48,14 @@ PRESETS = {"smoke": Config(port=0, ask=16), "cpu": Config(), "gpu": Config(repli
 async def send(config, run, url, name, router):
     """Requests of four beginnings, in turn: where did each kind go?"""
     who = "Mara", "Joss", "Tilda", "Ben"
-    beginnings = [f"{one} works at the mill, and every morning " * 6 for one in who]
+    beginnings = [f"{one} works at the mill, and every morning " * 5 for one in who]
     async with httpx.AsyncClient(base_url=url, timeout=120) as client:
         cached = 0
         for i in range(config.ask):
             body = {"model": name, "prompt": beginnings[i % 4] + str(i), "max_tokens": 4, "temperature": 0}
-            answer = (await client.post("/v1/completions", json=body)).json()
-            cached += answer["usage"]["prompt_tokens_details"]["cached_tokens"]
+            answer = await client.post("/v1/completions", json=body)
+            demand(answer.status_code == 200, f"a server answered {answer.status_code}: {answer.text}")
+            cached += answer.json()["usage"]["prompt_tokens_details"]["cached_tokens"]
     run.say(f"{config.policy}: {dict(Counter(router.served))}, {cached} prompt tokens were there already")
     used = float(len(router.served))
     return {"sent": float(config.ask), "cached tokens": float(cached), "servers used": used}
@@ -70,7 +71,7 @@ def main(config, run):
         url, found = _server.address(sock), {}
         run.say(f"{len(router.load)} servers behind {url}/v1, by {config.policy}; state: {url}/router")
 
-        async def ask():
+        async def ask(server):
             found.update(await send(config, run, url, folder.name, router))
 
         _server.descriptors()

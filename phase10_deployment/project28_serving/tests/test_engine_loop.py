@@ -1,6 +1,7 @@
 """The owner of the engine: what it collects, tells, and leaves behind; and the same tokens as alone."""
 
 import asyncio
+import queue
 import threading
 import time
 
@@ -51,35 +52,43 @@ class Caught(EngineLoop):
 # ---- the inbox ----
 
 
+class Inbox(queue.SimpleQueue):
+    """Whoever waits at it gets, at once, what comes `later`; where nothing does, he would wait for ever."""
+
+    waited, later = 0, ()
+
+    def get(self, block=True, timeout=None):
+        if self.empty() and block:
+            self.waited += 1
+            assert self.later, "waited for an order that nobody sent"
+            for order in self.later:
+                self.put(order)
+        return super().get(block, timeout)
+
+
+def collecting(busy, there=(), later=()):
+    """What `collect` gives where these orders lie in the inbox, and how often it waited."""
+    loop = EngineLoop(Stub(busy=busy))
+    loop.inbox = Inbox()
+    loop.inbox.later = later
+    for order in there:
+        loop.inbox.put(order)
+    return loop.collect(), loop.inbox.waited
+
+
 @pytest.mark.exercise("EngineLoop.collect")
 def test_a_busy_owner_takes_all_that_is_there_and_waits_for_nothing():
-    loop = EngineLoop(Stub(busy=True))
     orders = [Order(None, None) for _ in range(5)]
-    for order in orders:
-        loop.inbox.put(order)
-    assert loop.collect() == orders
-    done = []
-    asking = threading.Thread(target=lambda: done.append(loop.collect()), daemon=True)
-    asking.start()
-    asking.join(2)
-    assert done == [[]], "a busy owner waited for an order that nobody sent"
+    assert collecting(True, orders) == (orders, 0)
+    assert collecting(True) == ([], 0)
 
 
 @pytest.mark.exercise("EngineLoop.collect")
 def test_an_idle_owner_waits_and_takes_along_what_lies_behind():
     """No turn while there is nothing to do; and when something comes, all of it, in order."""
-    loop, done = EngineLoop(Stub()), []
-    asking = threading.Thread(target=lambda: done.append(loop.collect()), daemon=True)
-    asking.start()
-    asking.join(0.05)
-    assert not done and asking.is_alive(), "an idle owner turns in circles"
-    loop.inbox.put(first := Order(None, None))
-    asking.join(5)
-    assert done == [[first]]
     orders = [Order(None, None) for _ in range(3)]
-    for order in orders:
-        loop.inbox.put(order)
-    assert loop.collect() == orders
+    assert collecting(False, later=orders) == (orders, 1)
+    assert collecting(False, orders) == (orders, 0)
 
 
 def test_who_comes_before_a_turn_takes_part_in_its_step():
@@ -144,7 +153,7 @@ def test_matches_one_at_a_time(folder, switches):
     want = one_at_a_time(_trial.engine_of(folder, double=True), asked())
     loop = EngineLoop(_trial.engine_of(folder, double=True, **switches)).start()
     try:
-        got = asyncio.run(asyncio.wait_for(answers(loop, asked()), 60))
+        got = asyncio.run(asyncio.wait_for(answers(loop, asked()), 120))
     finally:
         loop.stop()
     assert got == [(answer.ids, answer.text) for answer in want]
@@ -162,7 +171,7 @@ def test_a_slow_reader_gets_all_in_one_piece_and_holds_nobody_up(folder):
         return await slow.news()
 
     try:
-        events = asyncio.run(asyncio.wait_for(slowly(), 60))
+        events = asyncio.run(asyncio.wait_for(slowly(), 120))
     finally:
         loop.stop()
     assert sum(len(event.ids) for event in events) == 12 and events[-1].finish == "length"
@@ -179,18 +188,37 @@ def test_whoever_leaves_frees_its_room(folder):
             loop.cancel(ticket)
         while not all(ticket.done for ticket in tickets):
             await asyncio.sleep(0.005)
-        late = loop.submit([1], Sampling(max_tokens=50, ignore_eos=True), seconds=0.01)
+        late = loop.submit([1], Sampling(max_tokens=60, ignore_eos=True), seconds=0.0)
         while not late.done:
             await late.news()
         return late.late, await loop.call(lambda engine: engine.used()), dict(loop.tickets)
 
     try:
-        late, used, tickets = asyncio.run(asyncio.wait_for(leave(), 60))
+        late, used, tickets = asyncio.run(asyncio.wait_for(leave(), 120))
         store = loop.engine.store
     finally:
         loop.stop()
     assert used == 0 and not tickets and not loop.engine.busy
-    assert not store.tables and not store.spaces and not store.known and late in (True, False)
+    assert not store.tables and not store.spaces and not store.known and late
+
+
+def test_all_can_be_cut_at_once(folder):
+    """As if the time of each were up: what runs and what waits ends, what there is of it stands."""
+    loop = EngineLoop(_trial.engine_of(folder, max_batch=2)).start()
+
+    async def cut():
+        tickets = [loop.submit([1 + i, 2], Sampling(max_tokens=60, ignore_eos=True)) for i in range(4)]
+        await tickets[0].news()
+        loop.cut()
+        while not all(ticket.done for ticket in tickets):
+            await asyncio.sleep(0.005)
+        return [(ticket.late, ticket.mail[-1].finish) for ticket in tickets]
+
+    try:
+        assert asyncio.run(asyncio.wait_for(cut(), 120)) == [(True, "cancelled")] * 4
+    finally:
+        loop.stop()
+    assert loop.engine.used() == 0
 
 
 def test_a_step_that_fails_is_told_to_all_and_the_door_is_shut(folder):
@@ -216,7 +244,7 @@ def test_a_step_that_fails_is_told_to_all_and_the_door_is_shut(folder):
             await loop.call(lambda engine: 1)
         return event
 
-    event = asyncio.run(asyncio.wait_for(fail(), 60))
+    event = asyncio.run(asyncio.wait_for(fail(), 120))
     assert event.finish == "error" and "out of memory" in event.error
 
 
@@ -238,7 +266,7 @@ def test_another_engine_takes_over_when_the_first_has_nothing_left(folder):
         return first.n_new, second.n_new
 
     try:
-        assert asyncio.run(asyncio.wait_for(swap(), 60)) == (20, 3)
+        assert asyncio.run(asyncio.wait_for(swap(), 120)) == (20, 3)
     finally:
         loop.stop()
     assert loop.engine is new and old.counts["drawn"] >= 20 and new.counts["drawn"] <= 3

@@ -2,6 +2,7 @@
 
 import json
 import shutil
+import socket
 import subprocess
 from pathlib import Path
 
@@ -26,7 +27,7 @@ LESSON = HERE / "README.md"
 @pytest.fixture
 def home(home):
     """A place of its own for runs, and a tiny model where the chain would have its own."""
-    model_folder(home / "models" / "sft", loud=8, max_seq_len=128, n_layer=1, d_model=16)
+    model_folder(home / "models" / "sft", loud=8, max_seq_len=512, n_layer=1, d_model=16)
     return home
 
 
@@ -84,10 +85,10 @@ def test_smoke_bench(home):
     run_bench(bench.main, bench.profiled, ["smoke", "--device", "cpu", "--out", str(home)])
     claims = {claim["id"]: claim for claim in json.loads((home / "cpu.json").read_text())["claims"]}
     assert {"objective", "http", "http-whole", "ttft", "itl", "transformers", "overload", "leaks", "together",
-            "latency", "replica", "h200"} <= set(claims)  # fmt: skip
+            "latency", "replica", "gpu"} <= set(claims)  # fmt: skip
     for must in ("overload", "leaks", "replica"):
         assert claims[must]["verdict"] == "met", claims[must]
-    assert claims["h200"]["verdict"] is None
+    assert claims["gpu"]["verdict"] is None
 
 
 def test_bad_input(home, capsys):
@@ -101,6 +102,19 @@ def test_bad_input(home, capsys):
     with _server.bound("127.0.0.1", 0) as taken:
         port = taken.getsockname()[1]
         assert "take another --port" in refused(capsys, serve, "smoke", "--port", port)
+
+
+def test_addresses():
+    """What is said is what a client can ask, of both families."""
+    for host, want in (
+        ("127.0.0.1", "http://127.0.0.1:"),
+        ("0.0.0.0", "http://127.0.0.1:"),
+        ("::1", "http://[::1]:"),
+    ):
+        if host == "::1" and not socket.has_ipv6:
+            continue
+        with _server.bound(host, 0) as sock:
+            assert _server.address(sock).startswith(want)
 
 
 # ---- deploy ----

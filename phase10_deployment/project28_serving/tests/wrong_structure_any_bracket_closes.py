@@ -9,6 +9,11 @@ def structure(rest, top, c):
         return rest
     if top == "first item":
         return begin((*rest, "more items"), c)
-    found = {("first key", '"'): pair, ("key", '"'): pair, ("colon", ":"): rest,
-             ("more pairs", ","): (*rest, "key"), ("more items", ","): (*rest, "more items", "value")}
+    found = {
+        ("first key", '"'): pair,
+        ("key", '"'): pair,
+        ("colon", ":"): rest,
+        ("more pairs", ","): (*rest, "key"),
+        ("more items", ","): (*rest, "more items", "value"),
+    }
     return found.get((top, c))

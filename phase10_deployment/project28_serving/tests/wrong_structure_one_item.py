@@ -7,6 +7,13 @@ def structure(rest, top, c):
         return begin(rest, c) if top == "value" or c == "{" else None
     if top == "first item" and c != "]":
         return begin(rest, c)
-    found = {("first key", '"'): pair, ("key", '"'): pair, ("first key", "}"): rest, ("colon", ":"): rest,
-             ("more pairs", ","): (*rest, "key"), ("more pairs", "}"): rest, ("first item", "]"): rest}
+    found = {
+        ("first key", '"'): pair,
+        ("key", '"'): pair,
+        ("first key", "}"): rest,
+        ("colon", ":"): rest,
+        ("more pairs", ","): (*rest, "key"),
+        ("more pairs", "}"): rest,
+        ("first item", "]"): rest,
+    }
     return found.get((top, c))
