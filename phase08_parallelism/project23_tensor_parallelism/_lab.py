@@ -133,7 +133,7 @@ class DTensorUpdate(Update):
             loss.backward()
         self.optimizer.step()
         self.optimizer.zero_grad()
-        self.first = float(loss.full_tensor()) if self.first is None else self.first
+        self.first = loss.full_tensor().item() if self.first is None else self.first
         return self.first
 
 
