@@ -4,6 +4,7 @@ from collections.abc import Callable
 from dataclasses import replace
 
 import torch
+from torch import nn
 
 from common.device import seed_all
 from common.model import GPT, ModelConfig
@@ -13,8 +14,20 @@ from .layer_sharing import adjacent, cycle, sandwich, share
 from .tying import names, tie
 
 
+def untied(config):
+    """A new model whose table is drawn at 1 / √C, so that a row has length 1.
+
+    The core's 0.02 is for matrices. In a tie every row of the table moves in every update, as the head's, by
+    about the learning rate and nearly alike; rows that begin at 0.02 are soon lost in what all have in
+    common, and the blocks cannot tell tokens apart for long.
+    """
+    model = GPT(config)
+    nn.init.normal_(model.embed.weight, std=config.d_model**-0.5)
+    return model
+
+
 def tied(config):
-    return tie(GPT(config))
+    return tie(untied(config))
 
 
 def half(config):
@@ -28,7 +41,7 @@ def whole(plan, part="block"):
 
 
 WAYS: dict[str, tuple[str, Callable[[ModelConfig], GPT]]] = {
-    "untied": ("two tables, every layer its own", GPT),
+    "untied": ("two tables, every layer its own", untied),
     "tied": ("one table", tied),
     "twice": ("one table, half as many blocks, each run twice at once",
               whole(lambda n: adjacent(n, max(1, n // 2)))),
