@@ -95,8 +95,8 @@ def fit(config, folder, grid, device, say):
 
 def work(config, folder, device, say):
     """A rank's whole life; on the first one the figures, on the others None."""
-    folder.mkdir(parents=True, exist_ok=True)
     with _loop.started(device, config.patience) as device:
+        on_first(lambda: folder.mkdir(parents=True, exist_ok=True))  # which has looked into the run's folder
         parts = config.parts or world_size()
         demand(world_size() % parts == 0, f"{world_size()} ranks cannot be laid out in rows of {parts}")
         demand(not (config.ring and parts < world_size()), "the ring joins all ranks: leave --parts out")
