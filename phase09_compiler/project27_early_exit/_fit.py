@@ -7,10 +7,12 @@ import torch
 
 from common.device import dtype_for, seed_all
 from common.errors import demand
+from common.recipe import parameter_groups
 from common.training import TrainConfig, train
 from data.tinytown import TinyTown
 from phase01_foundation.project03_pretrain import probe
 
+FASTER = 4  # how much higher the learning rate of ways out is: they are new, and the base is not
 LEARN, HELD, TUNE = 1, 2, 3  # streams of TinyTown's pages; the base model was trained on stream 0
 
 
@@ -20,7 +22,7 @@ class Plan:
 
     steps: int = 400
     """Updates."""
-    learning_rate: float = 1e-3
+    learning_rate: float = 5e-4
     """Highest size of an update; it warms up over a twentieth of the run, and falls to a twentieth."""
     batch_size: int = 4
     """Rows in an update."""
@@ -45,6 +47,17 @@ class Plan:
                            min_learning_rate=self.learning_rate / 20, weight_decay=0.0, beta2=0.95,
                            precision=precision, log_every=max(1, self.steps // 100), eval_every=self.steps,
                            save_every=self.steps)  # fmt: skip
+
+    def optimizer(self, objective, config):
+        """AdamW; what is in `exits` learns faster."""
+        new = {p for name, p in objective.named_parameters() if ".exits." in name}
+        groups = []
+        for group in parameter_groups(objective, config.weight_decay):
+            for rate, chosen in ((1, False), (FASTER, True)):
+                own = [p for p in group["params"] if (p in new) == chosen]
+                groups += [{**group, "params": own, "lr": rate * config.learning_rate}] if own else []
+        fused = all(p.device.type in ("cpu", "cuda") for group in groups for p in group["params"])
+        return torch.optim.AdamW(groups, lr=config.learning_rate, betas=(0.9, config.beta2), fused=fused)
 
 
 class Town:
@@ -86,5 +99,5 @@ def fit(objective, town, plan, folder, *, resume=False, say=lambda line: None):
     objective.to(town.device).train()
     history = train(objective, town.batches(plan), plan.train_config(town.device), folder=folder,
                     evaluate=lambda: {"val_loss": town.loss(objective.model, plan.context)},
-                    resume=resume, say=say)  # fmt: skip
+                    optimizer=plan.optimizer, resume=resume, say=say)  # fmt: skip
     return objective.model.eval(), history
