@@ -55,12 +55,12 @@ def heads(lab):
             block.attn.attend = structured.gated(attend, gate)
             closed[i, head] = lab.perplexity(lab.base, lab.config.few) / base - 1
         block.attn.attend = attend
-    fig, ((left, right),) = plots.figure(1, 2, width=11, height=0.5 * len(table) + 1.6)
-    for ax, values, title in ((left, table, "Slope of the loss by the head's gate"),
-                              (right, 100 * closed, "Perplexity without it, + %")):
-        picture = plots.heatmap(ax, values, x=range(table.size(1)), y=range(len(table)), title=title)
+    fig, ((left, right),) = plots.figure(1, 2, width=12, height=0.5 * len(table) + 1.6)
+    for ax, values, title in ((left, 1000 * table, "Slope of the loss by the head's gate, in thousandths"),
+                              (right, 100 * closed, "Perplexity without it, + %")):  # fmt: skip
+        plots.heatmap(ax, values, x=range(table.size(1)), y=range(len(table)), title=title)
         ax.set(xlabel="head", ylabel="layer")
-        fig.colorbar(picture, ax=ax)
+        written(ax, values)
     lab.save(fig, "heads.png")
     pairs = torch.stack((ranks(table.flatten()), ranks(closed.flatten())))
     agree = torch.corrcoef(pairs)[0, 1].item()
@@ -68,6 +68,14 @@ def heads(lab):
     lab.say(f"  {free:.0%} of the heads can go alone for less than 1 % of perplexity; the dearest costs "
             f"{closed.max():+.0%}; rank correlation of slope and truth {agree:.2f}")  # fmt: skip
     return {"free": free, "dearest": closed.max().item(), "rank correlation": agree}
+
+
+def written(ax, values):
+    """The numbers of a heatmap into its cells."""
+    for i, row in enumerate(values.tolist()):
+        for j, value in enumerate(row):
+            ax.text(j, i, f"{value:.1f}", ha="center", va="center", size=10,
+                    color="white" if value > 0.6 * values.max() else plots.INK)  # fmt: skip
 
 
 def ranks(values):
