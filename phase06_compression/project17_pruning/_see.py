@@ -38,7 +38,7 @@ def sparsity(lab):
 def plain_ticks(ax, low, high):
     """A logarithmic axis with plain numbers: doublings of the lowest."""
     n = max(1, math.ceil(math.log2(high / low)))
-    ticks = [low * 2 ** (i * max(1, n // 6)) for i in range(min(n, 6) + 1)]
+    ticks = [low * 2 ** (i * -(-n // 6)) for i in range(min(n, 6) + 1)]
     ax.set_yticks(ticks, [f"{tick:.3g}" for tick in ticks])
     ax.yaxis.minorticks_off()
 
