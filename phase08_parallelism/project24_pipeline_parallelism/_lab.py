@@ -212,16 +212,33 @@ class Counter:
             self.now -= self.sizes.pop(key, 0)
 
 
+class Counted(Pipeline):
+    """A pipeline whose notes for W are counted as kept, too."""
+
+    counter, noted = None, None
+
+    def input_part(self, number, micro, dy):
+        made = super().input_part(number, micro, dy)
+        notes = self.kept[number, micro]
+        self.noted[number, micro] = [Kept(x, self.counter) for note in notes for x in note[1:]]
+        return made
+
+    def weight_part(self, number, micro, given):
+        super().weight_part(number, micro, given)
+        del self.noted[number, micro]
+
+
 def bytes_of(lab, name, p, m):
     """[(most bytes kept for backward at once, most micro-batches held) of each rank], on virtual ranks."""
 
     def work(wire):
         stages, row = cut(copy.deepcopy(lab.base), p), lab.rows.flatten(0, 1)[:m]
         objective = CausalLM(stages[-1]) if wire.rank == p - 1 else None
-        made = Pipeline([stages[wire.rank]], wire, objective)
-        counter = Counter({weight.untyped_storage().data_ptr() for weight in made.part.parameters()})
-        with torch.autograd.graph.saved_tensors_hooks(lambda x: Kept(x, counter), lambda kept: kept.x):
+        made = Counted([stages[wire.rank]], wire, objective)
+        made.counter = Counter({weight.untyped_storage().data_ptr() for weight in made.part.parameters()})
+        made.noted = {}
+        with torch.autograd.graph.saved_tensors_hooks(lambda x: Kept(x, made.counter), lambda kept: kept.x):
             made.step((row[:, :-1], row[:, 1:]), schedule(name, p, m))
-        return counter.most, made.peak
+        return made.counter.most, made.peak
 
     return ranks(p, work)

@@ -28,7 +28,7 @@ EXPERIMENTS = {
 class Config:
     parts: tuple[str, ...] = tuple(EXPERIMENTS)
     """Which experiments."""
-    steps: int = 300
+    steps: int = 120
     """Updates of each small training."""
     d_model: int = 64
     """Numbers per token of the small model."""

@@ -20,7 +20,7 @@ from phase08_parallelism.project24_pipeline_parallelism.schedules import Action,
 from phase08_parallelism.project24_pipeline_parallelism.simulator import messages
 from phase08_parallelism.project24_pipeline_parallelism.stages import cut
 
-WAYS = [("gpipe", 2, 1), ("1f1b", 2, 1), ("1f1b", 4, 1), ("interleaved", 2, 2), ("1f1b", 1, 1)]
+WAYS = [("gpipe", 2, 1), ("1f1b", 2, 1), ("1f1b", 4, 1), ("interleaved", 2, 2), ("interleaved", 1, 2)]
 
 
 class Exact(CausalLM):
