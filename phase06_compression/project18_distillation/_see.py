@@ -119,8 +119,8 @@ def relations(lab):
     """Whose values are alike: by the teacher, by a student alone, and by one that was shown them."""
     tokens, heads = lab.held[0][0][:1, : min(32, lab.config.context)], lab.sizes.n_kv_head
     fig, axes = plots.figure(1, 3, width=12, height=4.8)
+    models = {"teacher": lab.teacher, "student alone": lab.alone, "shown relations": lab.distilled}
     with torch.no_grad():
-        models = {"teacher": lab.teacher, "student alone": lab.alone, "shown relations": lab.distilled}
         maps = {name: relation(*sides(taps(model, tokens), "vv"), heads) for name, model in models.items()}
         theirs, far = maps["teacher"], {}
         for ax, (name, one) in zip(axes[0], maps.items(), strict=True):

@@ -96,6 +96,13 @@ def test_smoke_explore(home):
     assert found["decomposition: kl last"] > 0
 
 
+@pytest.mark.parametrize("part", ["agreement", "relations", "policy", "teacher"])
+def test_a_part_trains_what_it_needs(home, part):
+    """Alone, a part makes the students that the parts before it would have left."""
+    run(explore, "smoke", "--parts", part, "--out", home / "out")
+    assert (home / "out" / f"{part}.png").exists()
+
+
 def test_smoke_bench(home):
     """Every claim is made; what needs a GPU says that it was not run."""
     run_bench(bench.main, bench.profiled, ["smoke", "--device", "cpu", "--out", str(home)])
