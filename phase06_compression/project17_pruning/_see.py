@@ -55,7 +55,7 @@ def heads(lab):
             block.attn.attend = structured.gated(attend, gate)
             closed[i, head] = lab.perplexity(lab.base, lab.config.few) / base - 1
         block.attn.attend = attend
-    fig, ((left, right),) = plots.figure(1, 2, width=12, height=0.5 * len(table) + 1.6)
+    fig, ((left, right),) = plots.figure(1, 2, width=12, height=0.5 * len(table) + 2)
     for ax, values, title in ((left, 1000 * table, "Slope of the loss by the head's gate, in thousandths"),
                               (right, 100 * closed, "Perplexity without it, + %")):  # fmt: skip
         plots.heatmap(ax, values, x=range(table.size(1)), y=range(len(table)), title=title)
