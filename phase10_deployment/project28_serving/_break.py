@@ -122,9 +122,12 @@ def sidechannel(lab) -> dict:
             first_token(engine, secret, "anna")
             times["asked before"].append(first_token(engine, secret, "eve"))
             times["never asked"].append(first_token(engine, other, "eve"))
+        most = 1.2 * _load.percentile([t for some in times.values() for t in some], 95)
+        edges = [1e3 * most * i / 24 for i in range(25)]  # one scale for both heaps; the slowest at its end
         for kind, some in times.items():
-            ax.hist([1e3 * t for t in some], bins=12, alpha=0.75, label=kind)
+            ax.hist([1e3 * min(t, most) for t in some], bins=edges, alpha=0.75, label=kind)
         ax.set(title=name, xlabel="first token after, ms")
+        ax.yaxis.get_major_locator().set_params(integer=True)
         line = sorted(times["never asked"])[len(times["never asked"]) // 2]
         right = sum(t < 0.8 * line for t in times["asked before"]) / lab.config.guesses
         lab.say(f"  {name}: a stranger takes {right:.0%} of the secrets for asked before")

@@ -42,9 +42,9 @@ async def connect(url):
 
 
 def request(path, body, key="", method="POST", headers=()):
-    """The bytes of a request whose connection is closed afterwards."""
+    """The bytes of a request whose connection is closed afterwards. HTTP/1.0: no chunks in the answer."""
     content = body if isinstance(body, bytes) else json.dumps(body).encode()
-    lines = [f"{method} {path} HTTP/1.1", "Host: server", "Connection: close", *headers,
+    lines = [f"{method} {path} HTTP/1.0", "Host: server", "Connection: close", *headers,
              "Content-Type: application/json", f"Content-Length: {len(content)}"]  # fmt: skip
     lines += [f"Authorization: Bearer {key}"] if key else []
     return "\r\n".join(lines).encode() + b"\r\n\r\n" + content

@@ -178,7 +178,7 @@ class Replica:
         self.process = subprocess.Popen([*pin, *command], stdout=log, stderr=log,
                                         env=launch.environment(extra=threads))  # fmt: skip
 
-    def ready(self, seconds=120.0):
+    def ready(self, seconds=600.0):
         """Wait until it takes requests; UserError where it does not, or ends."""
         until = time.monotonic() + seconds
         while time.monotonic() < until:

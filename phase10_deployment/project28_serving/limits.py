@@ -16,6 +16,7 @@ Choudhury & Hahne 1998, "Dynamic Queue Length Thresholds for Shared-Memory Packe
 
 import asyncio
 import hashlib
+import itertools
 import json
 import math
 import time
@@ -153,10 +154,14 @@ class Places:
 
 
 class Door:
-    """All that stands between a request and the engine. `enter` it, and `leave` it, whatever happens."""
+    """All that stands between a request and the engine. `enter` it, and `leave` it, whatever happens.
+
+    Where there are no keys, each request is a stranger to the others, and all places can be had.
+    """
 
     def __init__(self, keys, places, clock=time.monotonic):
         self.keys, self.places, self.clock, self.draining, self.buckets = keys, places, clock, False, {}
+        self.strangers = itertools.count()
 
     def enter(self, key, tokens, places=1):
         """A Key asks for so many answers, of at most so many tokens in all: what `leave` wants. Refused with
@@ -171,31 +176,32 @@ class Door:
         try:
             if wait := bucket.take(tokens):
                 raise too_often("tokens", key.tokens, wait)
+            holder = next(self.strangers) if self.keys.open else key.name
             try:
-                self.seat(key, places)
+                self.seat(holder, places)
             except Refused:
                 bucket.give(tokens)
                 raise
         except Refused:
             requests.give(1)
             raise
-        return key, tokens, places, self.clock()
+        return key, holder, tokens, places, self.clock()
 
-    def seat(self, key, places):
+    def seat(self, holder, places):
         for taken in range(places):
             try:
-                self.places.enter(key.name)
+                self.places.enter(holder)
             except Refused:
                 for _ in range(taken):
-                    self.places.leave(key.name)
+                    self.places.leave(holder)
                 raise
 
     def leave(self, entry, used):
         """used: tokens that were really read and written; the rest is given back."""
-        key, tokens, places, since = entry
+        key, holder, tokens, places, since = entry
         self.buckets[key][1].give(max(0, tokens - used))
         for _ in range(places):
-            self.places.leave(key.name, self.clock() - since)
+            self.places.leave(holder, self.clock() - since)
 
 
 def too_often(what, rate, wait):

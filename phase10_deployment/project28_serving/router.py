@@ -174,7 +174,8 @@ class Proxy:
 
 
 def own_headers(answer):
-    return {k: v for k, v in answer.headers.items() if k not in HOPS}
+    """A server's headers; its length too, as the bytes are passed on as they are."""
+    return {k: v for k, v in answer.headers.items() if k == "content-length" or k not in HOPS}
 
 
 def create_router(router, *, client=None, every=1.0, body=1 << 20):

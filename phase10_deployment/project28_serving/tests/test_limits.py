@@ -172,6 +172,18 @@ def test_what_a_later_guard_refuses_costs_nothing():
     assert (tokens.level, door.places.free) == (850, 8), "what was not needed comes back"
 
 
+def test_without_keys_every_request_is_a_stranger():
+    """Nobody is known, so nobody can be said to have too much: all places are taken, then it is 503."""
+    door = Door(Keys(), Places(8))
+    entries = [door.enter(Key(), 1) for _ in range(8)]
+    with pytest.raises(Refused) as refused:
+        door.enter(Key(), 1)
+    assert refused.value.status == 503
+    for entry in entries:
+        door.leave(entry, 1)
+    assert door.places.free == 8 and not door.places.taken
+
+
 def test_a_door_that_is_being_shut_sends_everybody_on():
     door = Door(Keys(), Places(8))
     door.draining = True

@@ -201,6 +201,7 @@ def test_matches_the_server_itself(fleet, folder):
         "text/event"
     )
     assert bad.status_code == 400 and bad.json()["error"]["param"] == "max_tokens"
+    assert int(whole.headers["content-length"]) == len(whole.content)
     assert whole.headers["x-request-id"] and len(set(fleet.asked)) == 1, "one beginning, one server"
     assert (
         sum(state["load"].values()) == 0
