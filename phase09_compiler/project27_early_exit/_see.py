@@ -39,7 +39,7 @@ def page(words, ids, left, top, columns=92):
     for depth in sorted({*left}):
         shade = min(len(SHADES) - 1, round((depth - 1) * (len(SHADES) - 2) / max(1, top - 1)))
         share = left.count(depth) / len(left)
-        ax.scatter([], [], s=130, marker="s", color=SHADES[shade], label=f"{depth} blocks, {share:.0%}")
+        ax.scatter([], [], s=130, marker="s", color=SHADES[shade], label=f"block {depth}, {share:.0%}")
     ax.set(xlim=(-1, columns + 2), ylim=(-line - 0.8, 0.8))
     ax.axis("off")
     fig.legend(loc="outside lower center", ncols=8, frameon=False, fontsize=11)
