@@ -103,9 +103,11 @@ class Pipeline:
 
     @torch.no_grad()
     def loss(self, batch, orders):
-        """The mean loss alone; orders: `forwards_only`."""
+        """The mean loss alone; orders: `forwards_only`. Log and peak stay those of the last step."""
+        log, peak = self.log, self.peak
         total = self.run(batch, orders)
         self.kept.clear()
+        self.log, self.peak = log, peak
         return total
 
     def run(self, batch, orders):

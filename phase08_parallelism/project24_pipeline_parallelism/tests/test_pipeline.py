@@ -175,6 +175,7 @@ def test_a_loss_that_is_only_looked_at():
         made = pipeline_of(wire, model, v=2)
         found = made.loss(batch, forwards_only(2, 4, 2)).item()
         assert not made.kept and all(p.grad is None for p in made.part.parameters())
+        assert made.peak == 0 and not made.log, "it counts as a step"
         return found
 
     assert ranks(2, work) == [0, pytest.approx(loss, abs=1e-12)]
