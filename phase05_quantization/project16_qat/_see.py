@@ -37,7 +37,7 @@ def bits(lab):
             "trained": lambda n: [lab.trained(lab.coarse(n))[0]]}  # fmt: skip
 
     def judge(models):
-        model = min(models, key=lab.loss)
+        model = min(map(_tune.dense, models), key=lab.loss)
         return lab.loss(model), lab.town.knows(model, lab.config.asked)
 
     level = {"float": judge([lab.base]), "control": judge([control])}

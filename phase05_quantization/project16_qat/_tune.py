@@ -9,12 +9,15 @@ from torch import nn
 
 from common.device import dtype_for, seed_all
 from common.errors import demand
+from common.model import swap
 from common.recipe import TrainConfig, parameter_groups
 from common.training import train
 from data.tinytown import TinyTown
 from phase01_foundation.project03_pretrain import probe
 from phase01_foundation.project03_pretrain.objectives import CausalLM
 from phase05_quantization.project14_ptq import gptq, rtn
+
+from . import qat
 
 LEARN, HELD = 1, 2  # streams of TinyTown's pages; the base model was trained on stream 0
 
@@ -116,6 +119,23 @@ def rounded(model, bits, group=None):
     """
     grids = {"absmax": True, "zero point": False}
     return {name: rtn.apply(copy.deepcopy(model), bits, group, how) for name, how in grids.items()}
+
+
+def dense(model):
+    """A copy with the weights that codes stand for, where there are codes: the same answers, sooner."""
+    model = copy.deepcopy(model)
+    if any(type(layer) is qat.FakeQuantLinear for layer in model.modules()):
+        qat.export(qat.freeze(model))
+    if any(type(layer) is rtn.QuantLinear for layer in model.modules()):
+        swap(model, rtn.QuantLinear, unrounded)
+    return model
+
+
+def unrounded(layer):
+    """A QuantLinear as a Linear of the same rounded numbers."""
+    made = nn.Linear(layer.in_features, layer.out_features, bias=layer.bias is not None, device="meta")
+    made.weight, made.bias = nn.Parameter(layer.whole()), layer.bias
+    return made
 
 
 def by_gptq(model, town, plan, bits, group=None):

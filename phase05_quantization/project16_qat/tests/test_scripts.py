@@ -101,6 +101,16 @@ def test_recovery_by_hand():
     assert _tune.recovery(ptq=1.5, fp=1.1, trained=1.0, control=0.9) == pytest.approx(0.75)
 
 
+@pytest.mark.parametrize("change", [
+    lambda model: model, lambda model: rtn.apply(model, 4), lambda model: qat.apply(model, qat.QATConfig(3)),
+])  # fmt: skip
+def test_what_is_judged_computes_the_same_from_whole_numbers(change):
+    model, tokens = change(GPT(tiny()).eval()), torch.randint(97, (1, 9))
+    made = _tune.dense(model)
+    assert type(made.blocks[0].attn.wq) is torch.nn.Linear and made is not model
+    assert torch.equal(made(tokens), model(tokens))
+
+
 def test_steps_have_a_rate_of_their_own():
     """A share of their mean size, without decay; every other parameter as in the recipe, and each once."""
     with torch.random.fork_rng(devices=[]):
