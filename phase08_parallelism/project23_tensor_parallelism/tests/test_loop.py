@@ -88,6 +88,35 @@ def test_matches_project_3_s_trainer(tmp_path):
     assert [path.name for path in (tmp_path / "broken").glob("step-*")] == ["step-6"]
 
 
+@pytest.mark.slow
+def test_matches_project_3_s_trainer_on_four_ranks(tmp_path):
+    """In two rows of two, tensor and data parallelism at once, and all four with parts of one model, which
+    has two key/value heads: the losses and norms of project 3's loop in one process."""
+    curve, norms = by_project_3(tmp_path / "p3")
+    plain = replace(SMALL, dropout=0.0)
+    ways = {"grid": replace(plain, parts=2), "grid, sequence": replace(plain, parts=2, sequence=True),
+            "parts": plain}  # fmt: skip
+    found = spawn(run_as_rank, 4, ways, str(tmp_path), timeout=240.0)[0]
+    for name in ways:
+        history = read_history(tmp_path / name / "metrics.jsonl")
+        assert history.series("loss")[1] == pytest.approx(curve, abs=2e-5), name
+        assert history.series("grad_norm")[1] == pytest.approx(norms, rel=1e-4), name
+        assert found[name]["parts"] == (4 if name == "parts" else 2)
+
+
+@pytest.mark.slow
+def test_torchrun_by_hand(home):
+    """The lesson's own command, into a folder that is not there yet: no rank may be in it before the first
+    has looked."""
+    lesson = Path(train.__file__).with_name("README.md").read_text(encoding="utf-8")
+    words = re.search(r"^torchrun (--standalone .*) --out \S+$", lesson, flags=re.M)[1].split()
+    command = [sys.executable, "-m", "torch.distributed.run", *words, "--out", str(home / "out")]
+    env = {**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
+    done = subprocess.run(command, env=env, cwd=ROOT, capture_output=True, text=True, timeout=200)
+    assert done.returncode == 0 and "50.2% of them on each rank" in done.stdout, done.stderr[-3000:]
+    assert (home / "out" / "result.json").exists()
+
+
 def rank_of(pid, folder):
     """The RANK of a process that works in this folder; None: it does not."""
     try:
