@@ -48,3 +48,12 @@ def test_a_picture_lies_in_the_runs_folder_and_in_results_only_if_asked(tmp_path
     assert (tmp_path / "one.png").read_bytes()[:4] == b"\x89PNG"
     assert (tmp_path / "results" / "one.png").exists() is publish
     assert lab.said == [f"  picture: {tmp_path / 'one.png'}"]
+
+
+def test_each_training_has_an_empty_folder_also_after_one_was_broken_off(tmp_path):
+    left = tmp_path / "runs" / "1"
+    left.mkdir(parents=True)
+    (left / "last.safetensors").write_bytes(b"half")
+    lab = Lab(tmp_path)
+    assert lab.training_folder() == left and not left.exists()
+    assert lab.training_folder() == tmp_path / "runs" / "2"

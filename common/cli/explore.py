@@ -23,6 +23,8 @@ def known(parts: Collection[str], experiments: Collection[str]) -> None:
 class Album:
     """Pictures of a lab with `config` and `run`: in the run's folder, with --publish in results/ too."""
 
+    trainings = 0  # begun by this lab
+
     def save(self, fig, name: str) -> None:
         """A figure of matplotlib."""
         self.keep(plots.save(fig, self.run.folder / name))
@@ -32,6 +34,15 @@ class Album:
         self.run.say(f"  picture: {path}")
         if self.config.publish:
             shutil.copy(path, self.run.project / "results" / path.name)
+
+    def training_folder(self) -> Path:
+        """Where the lab's next training belongs. Half of one, left by a lab that was stopped, goes: who is
+        watched from the first update on cannot begin in the middle."""
+        self.trainings += 1
+        folder = self.run.folder / "runs" / str(self.trainings)
+        if folder.exists():
+            shutil.rmtree(folder)
+        return folder
 
 
 def each(lab, experiments: Mapping[str, Callable]) -> dict[str, float]:

@@ -28,7 +28,6 @@ class Lab(explore.Album):
         self.rows = self.town("train", config.rows)
         self.held = self.town("held-out", len(ASKED) * config.judged)
         self.valid = self.encoded(self.held)
-        self.runs = 0
 
     def town(self, split: str, n: int) -> list[dict]:
         """n rows of the families that are asked."""
@@ -45,9 +44,8 @@ class Lab(explore.Album):
         model = copy.deepcopy(self.base)
         batch_at = _data.batches(examples, config, self.context, self.tokenizer.pad_id, self.run.device)
         seed_all(config.seed)
-        self.runs += 1
         history = train(AnswerLoss(model), batch_at, config.train_config(len(examples), self.run.device),
-                        folder=self.run.folder / "runs" / str(self.runs), say=lambda line: None,
+                        folder=self.training_folder(), say=lambda line: None,
                         evaluate=evaluate and (lambda: evaluate(model)))  # fmt: skip
         return model.eval(), history
 

@@ -25,7 +25,6 @@ class Lab(explore.Album):
                                learning_rate=config.learning_rate, seed=config.seed)  # fmt: skip
         tokens = min(2_000_000, config.steps * config.batch_size * config.context + config.context + 1)
         self.town = _tune.Town(self.tokenizer, tokens, config.judged, run.device)
-        self.runs = 0
 
     def trained(self, dress=lambda model: model, *, every=0, on_eval=None, **changes):
         """(a copy of the base, changed by `dress` and then trained; the history). changes: of the plan.
@@ -33,10 +32,9 @@ class Lab(explore.Album):
         on_eval(model, update) is called every so many updates, and at both ends.
         """
         model = dress(copy.deepcopy(self.base))
-        self.runs += 1
         watch = on_eval and (lambda update, metrics: on_eval(model, update))
         history = _tune.fit(model, self.town, replace(self.plan, **changes), every=every, on_eval=watch,
-                            folder=self.run.folder / "runs" / str(self.runs))  # fmt: skip
+                            folder=self.training_folder())  # fmt: skip
         return model.eval(), history
 
     def coarse(self, bits, **settings):

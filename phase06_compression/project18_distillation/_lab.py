@@ -31,7 +31,6 @@ class Lab(explore.Album):
         tokens = min(2_000_000, config.steps * self.plan.tokens + config.context + 1)
         self.town = _fit.Town(self.tokenizer, tokens, config.judged, run.device)
         self.held = self.town.rows(config.context)
-        self.runs = 0
 
     def student(self):
         """A new one."""
@@ -48,13 +47,12 @@ class Lab(explore.Album):
     def trained(self, objective, *, batches=None, every=0, on_eval=None, **changes):
         """The model of an objective, trained; changes: of the plan. on_eval(update, model), and how often."""
         plan, model = replace(self.plan, **changes), objective.model
-        self.runs += 1
-        folder = self.run.folder / "runs" / str(self.runs)
         watch = {} if on_eval is None else {
             "on_eval": lambda step, metrics: on_eval(step, model), "evaluate": lambda: {"val_loss": 0.0},
         }  # fmt: skip
         batch_at, device = (batches or self.town.batches)(plan), self.run.device
-        return _fit.fit(objective, batch_at, plan, folder, device=device, every=every, **watch)[0]
+        return _fit.fit(objective, batch_at, plan, self.training_folder(), device=device, every=every,
+                        **watch)[0]  # fmt: skip
 
     @cached_property
     def alone(self):

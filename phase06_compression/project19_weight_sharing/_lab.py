@@ -28,7 +28,6 @@ class Lab(explore.Album):
         self.plan = _town.Plan(steps=config.steps, batch_size=config.batch_size, context=config.context,
                                learning_rate=config.learning_rate, seed=config.seed)  # fmt: skip
         self.town = _town.Town(self.tokenizer, self.plan.tokens, config.judged, run.device)
-        self.runs = 0
 
     def copy(self):
         """The base model, to be changed."""
@@ -40,10 +39,9 @@ class Lab(explore.Album):
 
     def trained(self, model, *, points=0, **changes):
         """Train a model in place; [(update, loss on unseen pages)] at so many points. changes: of plan."""
-        self.runs += 1
         plan = replace(self.plan, **changes)
         every = max(1, plan.steps // points) if points else 0
-        history = _town.fit(model, self.town, plan, self.run.folder / "runs" / str(self.runs), every=every)
+        history = _town.fit(model, self.town, plan, self.training_folder(), every=every)
         model.eval()
         return list(zip(*history.series("val_loss"), strict=True))
 

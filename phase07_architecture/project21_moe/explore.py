@@ -58,7 +58,7 @@ class Lab(explore.Album):
     """Small models, each trained once, whichever parts ask for it."""
 
     def __init__(self, config, run):
-        self.config, self.run, self.say, self.plan, self.runs = config, run, run.say, config.plan, 0
+        self.config, self.run, self.say, self.plan = config, run, run.say, config.plan
 
     @cached_property
     def town(self):
@@ -66,9 +66,7 @@ class Lab(explore.Album):
 
     def fit(self, model, **options):
         """Train a model in place, on the lab's device; returns it and the training's losses."""
-        self.runs += 1
-        folder = self.run.folder / "runs" / str(self.runs)
-        history = _lab.fit(model.to(self.run.device), self.town, self.plan, folder, **options)
+        history = _lab.fit(model.to(self.run.device), self.town, self.plan, self.training_folder(), **options)
         return model, history.series("loss")
 
     def dense(self):
