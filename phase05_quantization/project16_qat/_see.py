@@ -37,8 +37,10 @@ def bits(lab):
             "trained": lambda n: [lab.trained(lab.coarse(n))[0]]}  # fmt: skip
 
     def judge(models):
-        model = min(map(_tune.dense, models), key=lab.loss)
-        return lab.loss(model), lab.town.knows(model, lab.config.asked)
+        made = [_tune.dense(model) for model in models]
+        losses = [lab.loss(model) for model in made]
+        best = made[losses.index(min(losses))]
+        return min(losses), lab.town.knows(best, lab.config.asked)
 
     level = {"float": judge([lab.base]), "control": judge([control])}
     points = {name: {n: judge(way(n)) for n in lab.config.bits} for name, way in ways.items()}
