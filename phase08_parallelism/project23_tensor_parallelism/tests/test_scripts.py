@@ -142,13 +142,11 @@ class TestBadInput:
         assert "no part is called" in refused(capsys, explore, "smoke", "--parts", "rings")
 
 
-@pytest.mark.skipif(not LESSON.exists(), reason="the lesson is written last")
 def test_smoke_lesson(home):
     """Every command is understood; the snippet runs."""
     assert len(commands(LESSON)) >= 6
     snippets(LESSON)
 
 
-@pytest.mark.skipif(not LESSON.exists(), reason="the lesson is written last, and hints are in it")
 def test_wrong_solutions_are_caught():
     prove(__file__)
