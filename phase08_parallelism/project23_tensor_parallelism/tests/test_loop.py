@@ -19,7 +19,7 @@ from phase01_foundation.project03_pretrain.objectives import CausalLM
 from phase08_parallelism.project23_tensor_parallelism import _loop, _rank, train
 
 ROOT, CPU = Path(__file__).resolve().parents[3], torch.device("cpu")
-SMALL = replace(train.PRESETS["smoke"], dropout=0.1)
+SMALL = replace(train.PRESETS["smoke"], dropout=0.1, checkpoints=1)
 
 
 def silent(line):
@@ -68,11 +68,12 @@ def test_matches_project_3_s_trainer(tmp_path):
     """Two ranks, each with a part or each with rows of its own: the losses and norms of project 3's loop in
     one process; with dropout those of our own one process. A run that one process began goes on on two."""
     curve, norms = by_project_3(tmp_path / "p3")
-    plain = replace(SMALL, dropout=0.0, checkpoints=3)
+    plain = replace(SMALL, dropout=0.0)
     ways = {"parts": plain, "sequence": replace(plain, sequence=True), "rows": replace(plain, parts=1),
-            "ring": replace(plain, ring=True), "broken": plain, "dropout": SMALL}  # fmt: skip
+            "ring": replace(plain, ring=True), "broken": replace(plain, checkpoints=3),
+            "dropout": SMALL}  # fmt: skip
     _rank.work(SMALL, tmp_path / "alone", CPU, silent)
-    break_off(plain, tmp_path / "broken", 4)
+    break_off(ways["broken"], tmp_path / "broken", 4)
     found = spawn(run_as_rank, 2, ways, str(tmp_path), timeout=240.0)[0]
     dropped = losses(tmp_path / "alone")
     assert max(abs(a - b) for a, b in zip(dropped, curve, strict=True)) > 1e-4, "dropout does nothing"
