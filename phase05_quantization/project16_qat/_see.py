@@ -48,7 +48,9 @@ def bits(lab):
     for n in lab.config.bits:
         share = _tune.recovery(points["rounded"][n][0], level["float"][0], points["trained"][n][0],
                                level["control"][0])  # fmt: skip
-        lab.say(f"  {n} bits: {share:.1%} of the damage recovered")
+        damage = points["rounded"][n][0] - level["float"][0]
+        said = f"{share:.1%} of the damage recovered" if damage > 0.005 else "no damage to speak of"
+        lab.say(f"  {n} bits: {said}")
         figures[f"recovery, {n}"] = share
     return figures
 
