@@ -103,10 +103,11 @@ class PlainLog(LogFormatterSciNotation):
 
 def plain_numbers(axis) -> None:
     """Mend the labels of an axis if they are powers of ten that nobody chose."""
+    how = {"base": getattr(axis.get_transform(), "base", 10), "labelOnlyBase": False}
     if type(axis.get_major_formatter()) is LogFormatterSciNotation:
-        axis.set_major_formatter(PlainLog(labelOnlyBase=False))
+        axis.set_major_formatter(PlainLog(**how))
     if type(axis.get_minor_formatter()) is LogFormatterSciNotation:
-        axis.set_minor_formatter(PlainLog(labelOnlyBase=False))
+        axis.set_minor_formatter(PlainLog(**how))
 
 
 def save(fig: Figure, path: Path | str) -> Path:

@@ -106,6 +106,14 @@ def test_a_logarithmic_axis_counts_in_plain_numbers(values, named, unnamed, tmp_
     assert [label.get_text() for label in ax.get_yticklabels()] == ["two"]  # chosen by hand: left alone
 
 
+def test_a_logarithmic_axis_of_doublings(tmp_path):
+    fig, ((ax,),) = plots.figure()
+    ax.plot([0, 1], [0.1, 7])
+    ax.set_yscale("log", base=2)
+    plots.save(fig, tmp_path / "a.png")
+    assert {"0.125", "0.5", "1", "4"} <= {label.get_text() for label in ax.get_yticklabels()}
+
+
 def test_animate_shows_every_frame(tmp_path):
     def draw(i):
         fig, ((ax,),) = plots.figure(width=2, height=2)
