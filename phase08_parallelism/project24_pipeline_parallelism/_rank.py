@@ -17,7 +17,7 @@ from common.device import peak_memory, reset_peak, seed_all, synchronize
 from common.errors import UserError, demand
 from common.files import write_json
 from common.model import GPT, ModelConfig
-from common.process import of_all, rank, world_size
+from common.process import of_all, on_first, rank, world_size
 from phase01_foundation.project03_pretrain.objectives import CausalLM
 from phase08_parallelism.project23_tensor_parallelism import tensor_parallel
 from phase08_parallelism.project23_tensor_parallelism._loop import started
@@ -87,8 +87,8 @@ def fit(config, folder, grid, device, say):
 
 def work(config, folder, device, say):
     """A rank's whole life; on the first one the figures, on the others None."""
-    folder.mkdir(parents=True, exist_ok=True)
     with started(device, config.patience) as device:
+        on_first(lambda: folder.mkdir(parents=True, exist_ok=True))  # which has looked into the run's folder
         axes = config.parts * config.rows
         demand(world_size() % axes == 0, f"{world_size()} ranks are no multiple of parts x rows, {axes}")
         grid = _loop.grid(config.parts, config.rows)
