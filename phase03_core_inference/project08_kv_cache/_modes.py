@@ -10,7 +10,7 @@ import torch
 
 from common import device as devices
 
-from .kv_cache import KVCache, StaticCache, caches_for, decode, decode_ragged, greedy, recompute
+from .kv_cache import KVCache, StaticCache, caches_for, decode, decode_ragged, greedy
 from .static import one_row, step_for
 
 MODES = ("no cache", "cache")
@@ -136,8 +136,3 @@ class Fastest:
     def __call__(self, tokens, n, choose=greedy):
         """n tokens after tokens (B, T): (B, n). What an earlier answer left in the caches is never seen."""
         return decode_ragged(self.model, tokens.tolist(), n, self.caches, choose, self.step)
-
-
-def uncached(model, tokens, n):
-    """The honest baseline: everything anew for each token, but the head only for the last one."""
-    return recompute(model, tokens, n)
