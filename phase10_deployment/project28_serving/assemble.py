@@ -129,24 +129,33 @@ class Codes(Apart, QuantizedStore):
 
 @dataclass(frozen=True)
 class Ended(Event):
-    """The last event of a request. cached: how many tokens of its prompt were there already."""
+    """The last event of a request. cached: how many tokens of its prompt were there already; proposed and
+    accepted: tokens that were guessed for it, and those of them that were right."""
 
     cached: int = 0
+    proposed: int = 0
+    accepted: int = 0
 
 
 class Lookup(PromptLookup):
-    """Project 11's guesses from the text, counted; a guided text gets none, as its guide was not asked."""
+    """Project 11's guesses from the text, counted; a guided text gets none, as its guide was not asked.
+
+    proposed, accepted: of all texts since the start; tally: {text: (proposed, accepted)} of those that run.
+    """
 
     def __init__(self, K, guides):
         super().__init__(K)
-        self.guides, self.proposed, self.accepted = guides, 0, 0
+        self.guides, self.proposed, self.accepted, self.tally = guides, 0, 0, {}
 
     def propose(self, texts):
         super().propose([text for text in texts if text.id not in self.guides])
 
     def verify(self, text, logits):
         ids = super().verify(text, logits)
-        self.proposed, self.accepted = self.proposed + len(text.guesses), self.accepted + len(ids) - 1
+        guessed, right = len(text.guesses), len(ids) - 1
+        self.proposed, self.accepted = self.proposed + guessed, self.accepted + right
+        before = self.tally.get(text.id, (0, 0))
+        self.tally[text.id] = before[0] + guessed, before[1] + right
         return ids
 
 
@@ -185,7 +194,9 @@ class ServingEngine(Engine):
         event = super()._end(sequence, finish, **what)
         self.guides.pop(sequence.id, None)
         self.store.spaces.pop(sequence.id, None)
-        return Ended(**vars(event), cached=self.store.known.pop(sequence.id, 0))
+        proposed, accepted = getattr(self.draft, "tally", {}).pop(sequence.id, (0, 0))
+        return Ended(**vars(event), cached=self.store.known.pop(sequence.id, 0), proposed=proposed,
+                     accepted=accepted)  # fmt: skip
 
     def used(self):
         """The share of the room for keys and values that requests hold; what the index alone has is free."""

@@ -5,6 +5,7 @@ owner's thread, between two steps, by one forward of few tokens.
 """
 
 import asyncio
+import base64
 import dataclasses
 import json
 
@@ -31,7 +32,8 @@ class Change(BaseModel):
 
 
 class Looked(BaseModel):
-    """A text or a conversation to look at. settings: how a next token would be drawn."""
+    """A text or a conversation to look at. The settings: how a next token would be drawn. whole: also the
+    logits of all ids behind the last token."""
 
     prompt: Text | None = None
     messages: list[Message] | None = None
@@ -41,6 +43,7 @@ class Looked(BaseModel):
     top_p: float = Field(1.0, gt=0, le=1)
     min_p: float = Field(0.0, ge=0, le=1)
     layer: int = Field(0, ge=0)
+    whole: bool = False
 
 
 def entropy(logprobs):
@@ -51,18 +54,21 @@ def entropy(logprobs):
 @torch.no_grad()
 def logits_of(model, ids, asked):
     """For each token what may follow it: its entropy as the model says and as it would be drawn, and the
-    likeliest ids with both probabilities."""
+    likeliest ids with both probabilities; and, where they are asked for whole, the last token's logits as
+    base64 of little-endian float32."""
     tokens = torch.tensor([ids], device=model.norm.weight.device)
     logits = model.head(model.hidden(tokens)[0]).float().cpu()  # (T, V)
     sampling = Sampling(top_k=asked.top_k, top_p=asked.top_p, min_p=asked.min_p)
     plain = logits.log_softmax(-1)
     drawn = truncate(logits / asked.temperature, [sampling] * len(ids)).log_softmax(-1)
     values, best = plain.topk(min(asked.top, plain.size(-1)))
-    return [{"entropy": before, "entropy_drawn": after,
-             "top": [{"id": id, "probability": float(torch.tensor(value).exp()),
-                      "drawn": float(row[id].exp())} for id, value in zip(some, kept, strict=True)]}
-            for before, after, some, kept, row in zip(entropy(plain), entropy(drawn), best.tolist(),
-                                                      values.tolist(), drawn, strict=True)]  # fmt: skip
+    steps = [{"entropy": before, "entropy_drawn": after,
+              "top": [{"id": id, "probability": float(torch.tensor(value).exp()),
+                       "drawn": float(row[id].exp())} for id, value in zip(some, kept, strict=True)]}
+             for before, after, some, kept, row in zip(entropy(plain), entropy(drawn), best.tolist(),
+                                                       values.tolist(), drawn, strict=True)]  # fmt: skip
+    last = base64.b64encode(logits[-1].numpy().astype("<f4").tobytes()).decode() if asked.whole else None
+    return steps, last
 
 
 @torch.no_grad()
@@ -101,7 +107,8 @@ async def looked_at(service, asked):
 
 
 async def pictures(service, seconds=0.25):
-    """The blocks of memory as they change: whose each is (a number, null for free), and how full."""
+    """The blocks of memory as they change: whose each is (a number; null: nobody's), how many tokens it holds
+    (nobody's, and some: the prefix index alone has it), and of how many."""
     last = None
     while service.ready:
         now = await service.loop.call(lambda engine: engine.store.picture())
@@ -139,12 +146,12 @@ def add_routes(app, service, who, mine=()):
     @app.post("/thirty/logits")
     async def logits(asked: Looked, key=who):
         ids = await looked_at(service, asked)
-        steps = await service.loop.call(lambda engine: logits_of(engine.model, ids, asked))
+        steps, last = await service.loop.call(lambda engine: logits_of(engine.model, ids, asked))
         for id, step in zip(ids, steps, strict=True):
             step["token"] = service.words.decode([id])
             for one in step["top"]:
                 one["token"] = service.words.decode([one["id"]])
-        return {"steps": steps}
+        return {"steps": steps, "logits": last}
 
     @app.post("/thirty/attention")
     async def attention(asked: Looked, key=who):

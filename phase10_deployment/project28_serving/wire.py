@@ -33,9 +33,11 @@ class Shape:
     def token(self, id):
         return self.words.decode([id])
 
-    def usage(self, read, new, cached):
+    def usage(self, read, new, cached, proposed, accepted):
         return {"prompt_tokens": read, "completion_tokens": new, "total_tokens": read + new,
-                "prompt_tokens_details": {"cached_tokens": cached}}  # fmt: skip
+                "prompt_tokens_details": {"cached_tokens": cached},
+                "completion_tokens_details": {"accepted_prediction_tokens": accepted,
+                                              "rejected_prediction_tokens": proposed - accepted}}  # fmt: skip
 
     def whole(self, choices, usage):
         return {**self.head(self.kind), "choices": choices, "usage": usage}
@@ -111,7 +113,8 @@ class Writer:
 
     def __init__(self, index, ticket, shape, asked):
         self.index, self.ticket, self.shape, self.asked = index, ticket, shape, asked
-        self.text, self.known, self.finish, self.cached, self.error = "", [], None, 0, None
+        self.text, self.known, self.finish, self.error = "", [], None, None
+        self.cached = self.proposed = self.accepted = 0
         self.before, self.after = shape.frame(index, asked)
 
     def take(self, events):
@@ -120,7 +123,8 @@ class Writer:
         last = events[-1]
         if last.finish is not None:
             self.finish, self.error = last.finish, last.error
-            self.cached = getattr(last, "cached", 0)
+            for name in ("cached", "proposed", "accepted"):
+                setattr(self, name, getattr(last, name, 0))
             if self.finish == "cancelled" and self.ticket.late and self.ticket.n_new:
                 self.finish = "length"  # its time was up: what there is of it stands
         return text, known
@@ -169,7 +173,9 @@ async def mingled(writers, tell):
 
 
 def used(writers, per_prompt):
-    """(prompt tokens, new tokens, cached): a prompt counts once, however many choices it has."""
+    """(prompt tokens, new tokens, cached, proposed, accepted): a prompt counts once, however many choices it
+    has."""
     firsts = writers[::per_prompt]
     return (sum(one.ticket.n_prompt for one in firsts), sum(one.ticket.n_new for one in writers),
-            sum(one.cached for one in firsts))  # fmt: skip
+            sum(one.cached for one in firsts), sum(one.proposed for one in writers),
+            sum(one.accepted for one in writers))  # fmt: skip

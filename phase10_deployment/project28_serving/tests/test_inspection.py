@@ -1,11 +1,13 @@
 """A look inside: likely tokens, attention maps, blocks, lengths; and every switch behind the same API."""
 
 import asyncio
+import base64
 import json
 import threading
 
 import httpx
 import pytest
+import torch
 
 from common import hub
 from common.generate import Sampling
@@ -47,6 +49,12 @@ def test_a_look_inside(service, url):
 
     steps = seen("/thirty/logits", {"prompt": "abc", "top": 3, "temperature": 0.5})["steps"]
     assert [step["token"] for step in steps] == ["a", "b", "c"]
+    assert seen("/thirty/logits", {"prompt": "abc"})["logits"] is None
+    packed = base64.b64decode(seen("/thirty/logits", {"prompt": "abc", "whole": True})["logits"])
+    logits = torch.frombuffer(bytearray(packed), dtype=torch.float32)
+    model = service.loop.engine.model
+    with torch.no_grad():
+        assert torch.allclose(logits, model(torch.tensor([list(b"abc")]))[0, -1], atol=1e-5)
     for step in steps:
         assert 0 <= step["entropy_drawn"] <= step["entropy"] <= 8.1, "colder is surer"
         assert [one["probability"] for one in step["top"]] == sorted((o["probability"] for o in step["top"]),
@@ -76,6 +84,19 @@ def test_how_long_a_text_is(url, folder):
         assert found["tokens"] == words.chat_ids(said, add_generation_prompt=more) and found["count"] > 900
     for wrong in ({}, {"prompt": "a", "messages": said}, {"prompt": "a", "model": "gpt-4"}):
         assert post(url, "/tokenize", wrong).status_code in (400, 404)
+
+
+def test_each_answer_says_what_was_guessed(folder):
+    """Guesses, right and wrong, of an answer stand in its usage; of all answers together, in the figures."""
+    service = _trial.service_of(folder, speculative="ngram")
+    with _server.in_thread(create_app(service)) as url:
+        found = [ask(url, asked(prompt=text, max_tokens=40, temperature=0)) for text in ("ababab", "xyz")]
+    told = [one.usage["completion_tokens_details"] for one in found]
+    right = [one["accepted_prediction_tokens"] for one in told]
+    wrong = [one["rejected_prediction_tokens"] for one in told]
+    draft = service.loop.engine.draft
+    assert sum(right) == draft.accepted > 0 and sum(right) + sum(wrong) == draft.proposed
+    assert all(x >= 0 for x in wrong) and all(x < 40 for x in right) and not draft.tally
 
 
 def test_what_a_learner_wrote_is_said(folder):
