@@ -124,6 +124,7 @@ def add_routes(app, service, who, mine=()):
     def state(engine):
         return {"model": service.name, "switches": dataclasses.asdict(engine.switches),
                 "stats": service.loop.snapshot, "can_switch": service.make is not None,
+                "layers": service.config.n_layer, "heads": service.config.n_head,
                 "mine": list(mine)}  # fmt: skip
 
     @app.get("/thirty/engine")

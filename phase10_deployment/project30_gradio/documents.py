@@ -26,8 +26,9 @@ SMALL = frozenset(
     re.findall(
         r"\w+",
         """
-a an and are as at be but by did do does for from had has have he her him his how i in is it its me my of on or
-she so that the their them they this to was we were what when where which who whom whose why will with you your
+a an and are as at be but by did do does for from had has have he her him his how i in is it its me my of on
+or she so that the their them they this to was we were what when where which who whom whose why will with you
+your
 """,
     )
 )
@@ -98,6 +99,17 @@ class Chunk:
     text: str
 
 
+def cut(texts, size=80, overlap=20, most=4000):
+    """The Chunks of documents {name: text}. UserError where they are more than `most`."""
+    found = [
+        Chunk(name, start, end, text[start:end])
+        for name, text in texts.items()
+        for start, end in chunks(text, size, overlap)
+    ]
+    demand(len(found) <= most, f"{len(found)} passages: at most {most} are kept; take fewer documents")
+    return found
+
+
 class Shelf:
     """Chunks to search. vectors: (N, C), a unit vector for each; None: by words alone."""
 
@@ -165,4 +177,4 @@ def extract(question, passages, weight=lambda word: 1.0):
 def prompt(question, passages):
     """What the model is asked: the passages, numbered, and the question."""
     read = "\n".join(f"[{i}] {' '.join(passage.split())}" for i, passage in enumerate(passages, 1))
-    return f"{read}\nNow answer from the text: {question}"
+    return f"{read}\n\nNow answer from the text: {question}"

@@ -66,7 +66,8 @@ def test_a_look_inside(service, url):
     assert maps["heads"][0][0][1:] == [0, 0, 0], "nobody looks ahead"
     assert "layers 0 to 0" in seen("/thirty/attention", {"prompt": "a", "layer": 7})["error"]["message"]
     assert seen("/thirty/logits", {"prompt": "x" * 400})["error"]["code"] == "too_large"
-    assert get(url, "/thirty/engine").json()["switches"]["paged"] is True
+    engine = get(url, "/thirty/engine").json()
+    assert engine["switches"]["paged"] is True and (engine["layers"], engine["heads"]) == (1, 4)
     with httpx.stream("GET", url + "/thirty/blocks", timeout=PATIENCE) as stream:
         first = next(line for line in stream.iter_lines() if line)
     assert len(json.loads(first[6:])["blocks"]) == len(service.loop.engine.store.refs)
