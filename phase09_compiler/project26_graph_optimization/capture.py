@@ -17,7 +17,6 @@ import torch
 from torch import fx, nn
 
 from common.errors import UserError, demand
-from common.exercise import exercise
 from phase03_core_inference.project08_kv_cache.kv_cache import StaticCache, caches_for
 
 BOOKKEEPING = {"placeholder", "output", "get_attr"}  # nodes at which nothing is computed
@@ -98,7 +97,6 @@ def name_of(node):
     return packet.__name__ if packet is not None else getattr(node.target, "__name__", str(node.target))
 
 
-@exercise
 def counted(gm):
     """Counter of the operations of a graph, by `name_of`; what is bookkeeping (see above) is not counted."""
     return Counter(name_of(node) for node in gm.graph.nodes if node.op not in BOOKKEEPING)

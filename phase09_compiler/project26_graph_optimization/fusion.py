@@ -53,14 +53,16 @@ def merge_products(gm):
         weight, start = constant(gm, torch.cat(weights)), 0
         shape = [*val(x).shape[:-1], len(weight.meta["val"])]
         merged = insert(gm, first, aten.linear.default, x, weight, val=sized(x, *shape))
-        for node, own in zip(nodes, weights, strict=True):
-            replace(node, part(gm, first, merged, len(shape) - 1, start, start + len(own)))
+        parts = []
+        for own in weights:
+            parts.append(part(gm, first, merged, len(shape) - 1, start, start + len(own)))
             start += len(own)
+        for node, new in zip(nodes, parts, strict=True):
+            replace(node, new)
         count += len(nodes) - 1
     return count
 
 
-@exercise
 def use_vectors(gm):
     """Linear layers of a single row become `product`s of vectors, those with a bias `product_add`s; a single
     embedding `pick`s its row. Sizes around them are put back, which costs nothing (plan.py)."""
@@ -109,7 +111,6 @@ def fuse_norm(gm):
     return count
 
 
-@exercise
 def fuse_activation(gm):
     """silu(first half of y) · second half, of a norm_product y that nobody else reads: one `norm_gated`."""
     count = 0

@@ -50,7 +50,6 @@ def factors(node):
     return None
 
 
-@exercise
 def fuse_rope(gm):
     """cat(x1·c − x2·s, x2·c + x1·s) of the halves of x becomes turn(x, (c, c), (−s, s)): eight nodes to one.
 
@@ -85,7 +84,6 @@ def head_part(node):
     return y, start, end, val(node).shape[-1]
 
 
-@exercise
 def merge_turns(gm):
     """Two `turn`s of neighbouring heads of one product, by the same angles, become one of all these heads."""
     count, turns = 0, found(gm, kernels.turn)
@@ -110,10 +108,9 @@ def merge_turns(gm):
 # ---- the cache ----
 
 
-@exercise
 def write_in_place(gm):
-    """index_put_ of one token (K, D) into slots (1, K, size, D), at [rows, :, positions], becomes a `write` at
-    the position's number. Only where rows are row 0, looked at as numbers, and size is gm.meta["slots"]."""
+    """index_put_ of one token (K, D) into slots (1, K, size, D) at [rows, :, positions] becomes a `write` at
+    the position's number. Only where the rows are row 0, looked at as numbers."""
     positions, size, count = input_named(gm, "positions"), gm.meta["slots"], 0
     for node in found(gm, "index_put_"):
         slots, index, new = node.args[:3]

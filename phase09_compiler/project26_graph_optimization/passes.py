@@ -15,8 +15,8 @@ from torch.fx.node import map_arg
 
 from common.exercise import exercise
 
-from .capture import look_up, name_of
-from .kernels import row
+from .capture import counted, look_up, name_of
+from .kernels import place, row
 from .rewrite import (
     constant,
     input_named,
@@ -86,8 +86,10 @@ def remove_common(gm):
     seen, count, kept = {}, 0, touched(gm)
     for node in list(gm.graph.nodes):
         random = torch.Tag.nondeterministic_seeded in getattr(node.target, "tags", ())
-        if node.op not in ("call_function", "get_attr") or random or (
-            node in kept and node.op == "call_function"
+        if (
+            node.op not in ("call_function", "get_attr")
+            or random
+            or (node in kept and node.op == "call_function")
         ):
             continue
         key = (node.op, node.target, repr(node.args), repr(node.kwargs))  # nodes have names of their own
@@ -104,7 +106,7 @@ def fold_constants(gm):
     """Compute now what depends on no input: weights, `arange`, and all that is made of them alone.
 
     What is `touched` is no constant, nor what draws at random. Only what others still read becomes a
-    `constant`; a result that is no tensor stays as it is. Returns how many nodes went.
+    `constant`; a result that is no tensor stays as it is. Returns how many operations went.
     """
     kept, known = touched(gm), {}
     for node in gm.graph.nodes:
@@ -116,14 +118,13 @@ def fold_constants(gm):
         elif node.op == "call_function" and all(source in known for source in node.all_input_nodes):
             args, kwargs = map_arg((node.args, node.kwargs), known.get)
             known[node] = node.target(*args, **kwargs)
-    before = len(gm.graph.nodes)
+    before = counted(gm).total()
     for node, value in known.items():
         read = any(user not in known for user in node.users)
         if node.op == "call_function" and read and isinstance(value, torch.Tensor):
             node.replace_all_uses_with(constant(gm, value))
-            before += 1  # the new node
     remove_dead(gm)
-    return before - len(gm.graph.nodes)
+    return before - counted(gm).total()
 
 
 def dependent(gm, positions):
@@ -131,8 +132,12 @@ def dependent(gm, positions):
     known, kept, found = {positions}, touched(gm), []
     for node in gm.graph.nodes:
         sources = node.all_input_nodes
-        if node.op == "call_function" and node not in kept and not writes(node) and (
-            any(s in known for s in sources) and all(s in known or s.op == "get_attr" for s in sources)
+        if (
+            node.op == "call_function"
+            and node not in kept
+            and not writes(node)
+            and node.target is not place
+            and (any(s in known for s in sources) and all(s in known or s.op == "get_attr" for s in sources))
         ):
             known.add(node)
             found.append(node)
@@ -180,7 +185,6 @@ def keeps_order(node):
     return any(is_a(node, name) for name in ORDERLY)
 
 
-@exercise
 def collapse_views(gm):
     """A chain of nodes that keep the order becomes one reshape of what it began with, or nothing at all where
     the sizes are the same in the end. Returns how many nodes changed or went."""
