@@ -1,15 +1,11 @@
 """What the experiments share: a model of any size to time, one of the chain to read, pictures, a training."""
 
-import time
 from functools import cached_property
 
 import torch
 from torch import nn
 
-from common import hub, tokenizer
-from common.benchmark import Stopwatch
-from common.cli import chain, explore
-from common.device import synchronize
+from common.cli import explore
 from common.errors import UserError
 from common.model import GPT, ModelConfig
 from common.recipe import TrainConfig, learning_rate, parameter_groups
@@ -17,11 +13,8 @@ from data.tinytown import TinyTown
 from phase01_foundation.project03_pretrain.objectives import CausalLM
 
 
-class Lab(explore.Album):
+class Lab(explore.Reader):
     """`timed`: untrained, of the settings' sizes, as weights do not change speed. `model`: of the chain."""
-
-    def __init__(self, config, run):
-        self.config, self.run, self.say, self.device = config, run, run.say, run.device
 
     @cached_property
     def timed(self) -> GPT:
@@ -34,18 +27,6 @@ class Lab(explore.Album):
         sizes = {"vocab_size": c.vocab_size, "max_seq_len": c.context, **sizes}
         return GPT(ModelConfig(n_layer=c.n_layer, n_head=c.n_head, n_kv_head=n_kv_head, d_model=c.d_model,
                                d_ff=8 * c.d_model // 3, tie_embeddings=True, **sizes)).eval().to(self.device)
-
-    @cached_property
-    def folder(self):
-        return chain.find("base", self.config.model, say=self.say)
-
-    @cached_property
-    def model(self) -> GPT:
-        return hub.load(self.folder, device=self.device).eval()
-
-    @cached_property
-    def words(self):
-        return tokenizer.load(self.folder)
 
     @cached_property
     def pages(self) -> torch.Tensor:
@@ -70,13 +51,6 @@ class Lab(explore.Album):
             raise UserError(f"a context of {context} tokens is too short to see anything: at least 8")
         T = min(T, context // 2)
         return T, min(n, context - T)
-
-    def seconds(self, call, repeats: int = 5) -> float:
-        """The shortest time of a call, warm, with the device drained: who else is at work only ever adds."""
-        watch = Stopwatch(time.perf_counter, lambda: synchronize(self.device))
-        watch(call)
-        return min(watch(call)[0] for _ in range(repeats))
-
 
 
 # ---- a small training ----
