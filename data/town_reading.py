@@ -6,6 +6,7 @@ from data.town_asks import NOT_IN_TEXT, WHO
 from data.town_desk import Desk, Row, full, row, turns
 from data.town_facts import FIRST_PERSON, FULL, RELATIONS
 from data.town_fillers import PARTS
+from data.town_nouns import NOUNS
 from data.town_scene import PLOTS_IN, Scene
 from data.town_words import VALUES
 from data.town_world import Person
@@ -13,6 +14,7 @@ from data.town_world import Person
 SORTS = {sort: tuple(value.removeprefix("the ") for value in VALUES[relation]) for sort, relation in
          (("animals", "animal"), ("instruments", "instrument"), ("places", "work"), ("trades", "trade"))}
 PLAIN_WORDS = tuple(thing for thing in PARTS["odd_thing"] if " " not in thing)
+LISTED = PLAIN_WORDS + NOUNS
 
 
 def passage(desk: Desk) -> tuple[Scene, str, list[tuple[Person, str]]]:
@@ -104,14 +106,14 @@ def choose(desk: Desk) -> Row:
 
 def reverse(desk: Desk) -> Row:
     """Words in reverse order."""
-    items = desk.rng.sample(PLAIN_WORDS, 3 + int(desk.rng.random() * 3))
+    items = desk.rng.sample(LISTED, 3 + int(desk.rng.random() * 3))
     reply = " ".join(reversed(items))
     return row(turns(desk.ask("reverse", items=" ".join(items)), reply), reply, "exact")
 
 
 def alphabet(desk: Desk) -> Row:
     """Words from A to Z."""
-    items = desk.rng.sample(PLAIN_WORDS, 3 + int(desk.rng.random() * 2))
+    items = desk.rng.sample(LISTED, 3 + int(desk.rng.random() * 2))
     reply = " ".join(sorted(items))
     return row(turns(desk.ask("sort", items=" ".join(items)), reply), reply, "exact")
 

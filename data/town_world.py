@@ -12,7 +12,7 @@ from data.town_words import STRANGERS, SYLLABLES, TRADES, VALUES
 
 DRAWN = ("street", "colour", "animal", "petname", "food", "instrument")
 ALIKE = ("trade", "work", "petname", "food", "animal")
-VERSION = "2"  # goes up whenever any text or row changes
+VERSION = "3"  # goes up whenever any text or row changes
 
 
 def seed_of(*parts: object) -> int:

@@ -15,7 +15,9 @@ import pytest
 from common.errors import UserError
 from data.tinytown import VERSION, TinyTown
 from data.town_fillers import FILLERS
+from data.town_nouns import NOUNS
 from data.town_pages import ASKING, KINDS
+from data.town_reading import SORTS
 from data.town_scene import EVENTS, Scene, slots_of
 from data.town_words import TRADES, VALUES
 
@@ -27,7 +29,7 @@ DIGEST = "ce65846941d37ea6"  # of 200 pages, the first 64 bits; the same on Pyth
 def test_the_first_pages_are_what_this_version_says_everywhere():
     """A change of any text changes this sum: then VERSION goes up, and so do the numbers that stand on it."""
     found = hashlib.sha256("\n\n".join(PAGES[:200]).encode()).hexdigest()[:16]
-    assert (VERSION, found) == ("2", DIGEST)
+    assert (VERSION, found) == ("3", DIGEST)
 
 
 def test_pages_do_not_depend_on_the_hash_seed_of_the_process():
@@ -149,8 +151,17 @@ def test_there_are_more_than_a_million_sentences():
 
 
 def test_the_vocabulary_is_that_of_a_childrens_book():
-    words = {word.lower() for word in re.findall(r"[A-Za-z]+", TOWN.text(2_000_000))}
-    assert 1500 < len(words) < 5000
+    """Pages and rows together: a few thousand words; the pages alone do with fewer."""
+    rows = [turn["content"] for row in islice(TOWN.instructions(), 12_000) for turn in row["messages"]]
+    pages, lists = ({word.lower() for word in re.findall(r"[A-Za-z]+", text)}
+                    for text in (TOWN.text(2_000_000), " ".join(rows)))  # fmt: skip
+    assert 1500 < len(pages) < 5000
+    assert 2400 < len(pages | lists) < 5000
+
+
+def test_what_a_list_holds_is_of_no_sort_that_is_asked_for():
+    asked = {word for sort in SORTS.values() for value in sort for word in value.split()}
+    assert len(set(NOUNS)) == len(NOUNS) and not asked & set(NOUNS)
 
 
 @pytest.mark.parametrize("asking", [0.0, 0.15, 0.5])
