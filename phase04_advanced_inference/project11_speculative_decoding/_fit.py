@@ -1,6 +1,10 @@
-"""Training a draft: one layer on the text that the base read; or heads for a model that stays as it is."""
+"""Training who guesses: a draft of one layer, or heads, on what the model itself writes, or on what it read.
+
+A draft is right when it says what the *model* says next, and the model's greedy text is not the corpus.
+"""
 
 import random
+from itertools import chain, repeat
 
 import torch
 
@@ -12,6 +16,7 @@ from data import corpora
 from data.tinytown import TinyTown
 from phase01_foundation.project03_pretrain.objectives import CausalLM
 from phase01_foundation.project03_pretrain.probe import end_id
+from phase03_core_inference.project08_kv_cache.kv_cache import StaticCache, caches_for, decode_ragged
 
 from .medusa import Medusa, MedusaLoss
 
@@ -48,6 +53,34 @@ def read(words, corpus, characters):
     return torch.tensor([id for text in found for id in [*words.encode(text), end]])
 
 
+def beginnings(words, corpus, count, longest):
+    """So many beginnings of documents, of 4 to `longest` ids; a corpus that ends begins again."""
+    rng, found, texts = random.Random(2), [], chain.from_iterable(documents(corpus) for _ in repeat(None))
+    while len(found) < count:
+        ids = words.encode(next(texts))[: rng.randint(4, longest)]
+        found += [ids] if ids else []
+    return found
+
+
+def own(model, words, config, device, say):
+    """Ids (N,) of what the model itself writes, greedily, behind beginnings of the first corpus's documents,
+    each up to its end: behind that it would repeat itself.
+
+    64 texts at a time.
+    """
+    end, new = end_id(words), min(config.new, model.config.max_seq_len * 9 // 10)
+    prompts = beginnings(words, config.corpus.split(",")[0], config.answers, max(4, new // 4))
+    prompts, found = [ids[: model.config.max_seq_len - new] for ids in prompts], []
+    for i in range(0, len(prompts), 64):
+        say(f"the model writes what is learnt: {i:,} of {len(prompts):,} texts")
+        some = prompts[i : i + 64]
+        caches = caches_for(model, StaticCache, len(some), max(map(len, some)) + new)
+        for ids, answer in zip(some, decode_ragged(model, some, new, caches).tolist(), strict=True):
+            ends = [i for i, id in enumerate(answer, 1) if id == end]
+            found += [*ids, *answer[: ends[0] if ends else new]]
+    return torch.tensor(found)
+
+
 def batches(ids, rows, context, device):
     """batch_at(step) -> (inputs, targets), each (rows, context): windows from places that the step draws."""
 
@@ -80,9 +113,12 @@ def objective_of(kind, model, config):
 def fit(kind, model, words, config, device, folder, *, resume=False, say=print):
     """Train a draft or heads for a model: (what was trained, its loss on text held out)."""
     context = min(config.context, model.config.max_seq_len)
-    ids = read(words, config.corpus, config.characters)
+    if config.text == "own":
+        ids = own(model, words, config, device, say)
+    else:
+        ids = read(words, config.corpus, config.characters)
     cut = len(ids) - max(4 * context, len(ids) // 20)
-    demand(cut > 4 * context, f"{len(ids):,} tokens are too few to train on: more --characters")
+    demand(cut > 4 * context, f"{len(ids):,} tokens are too few to train on: more --answers or --characters")
     made, objective = objective_of(kind, model, config)
     objective.to(device)
     made.to(device)

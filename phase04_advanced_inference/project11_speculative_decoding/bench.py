@@ -1,94 +1,24 @@
 """Measure the claims: a trained pair, the formula, text that repeats, `transformers`, batches, exactness."""
 
-import statistics
 import tempfile
-import time
+from dataclasses import replace
 from types import SimpleNamespace
 
 import torch
 
 from common import hub
-from common.benchmark import Stopwatch, values
+from common.benchmark import values
 from common.cli.bench import bench, break_even
-from common.device import synchronize
-from common.generate import Sampling
 from common.model import GPT, ModelConfig
-from phase03_core_inference.project08_kv_cache.kv_cache import KVCache, caches_for, decode
 
-from . import train
+from . import _fit, train
 from ._break import chi_square, count
-from ._pair import Counted, Pair, is_tie, one_forward, written
+from ._pair import one_forward, written
+from ._sides import KS, clock, costs, counted, greedy, guessed, length, plain, same, setup
 from .drafts import ModelDraft, PromptLookup
 from .speculative import Draft, expected_tokens, speedup
 
 SPEED = {"unit": "tok/s", "better": "higher"}
-KS = (2, 3, 4, 5, 6, 8)
-
-
-def tiny(n_layer, d_model, seed):
-    """A model for a smoke test."""
-    torch.manual_seed(seed)
-    return GPT(ModelConfig(vocab_size=97, n_layer=n_layer, n_head=4, n_kv_head=2, d_model=d_model, d_ff=48,
-                           max_seq_len=128)).eval()  # fmt: skip
-
-
-def setup(b):
-    """The base and its draft; prompts to tune on, to measure on, and such as come again; n new tokens."""
-    n, T = b.pick(smoke=12, quick=96, full=192), b.pick(smoke=8, quick=32, full=32)
-    count = b.pick(smoke=2, quick=3, full=8)
-    if b.mode == "smoke":
-        model, small = tiny(2, 32, 0).to(b.device), tiny(1, 16, 1).to(b.device)
-        rows = torch.randint(97, (count + 2, T), generator=torch.Generator().manual_seed(0)).tolist()
-        copies = [row * 3 for row in rows[:count]]
-    else:
-        pair = Pair("", "", train.PRESETS["cpu"], b.device, b.say)
-        model, small, rows = pair.model, pair.small, pair.prompts(count + 2, T)
-        copies = [ids for ids, _ in pair.copying(count, T, n)]
-    return SimpleNamespace(model=model, small=small, tune=rows[:2], prompts=rows[2:], copies=copies, n=n, T=T)
-
-
-def greedy(n):
-    return Sampling(max_tokens=n, temperature=0, ignore_eos=True)
-
-
-def plain(s, prompts):
-    """One by one: project 8's loop with its counting cache, the fastest without a compiler."""
-    device, n = s.model.embed.weight.device, s.n
-    return [decode(s.model, torch.tensor([ids], device=device), n,
-                   caches_for(s.model, KVCache, 1, len(ids) + n))[0].tolist() for ids in prompts]  # fmt: skip
-
-
-def guessed(s, prompts, make):
-    """New ids of each prompt, alone. make: tokens of the longest text -> a draft."""
-    return [written(s.model, [ids], [greedy(s.n)], make(len(ids) + s.n))[0][0] for ids in prompts]
-
-
-def same(s, prompts):
-    """A check: the same texts, up to ties."""
-    return lambda a, c: all(is_tie(s.model, *row) for row in zip(prompts, a, c, strict=True))
-
-
-def clock(b, call):
-    """Seconds of a call: the median of several."""
-    watch = Stopwatch(time.perf_counter, lambda: synchronize(b.device))
-    watch(call)
-    return statistics.median(watch(call)[0] for _ in range(b.pick(smoke=3, quick=15, full=41)))
-
-
-def counted(s, prompts, make):
-    """(acceptance, tokens a round) over these prompts."""
-    drafts = [Counted(make(len(ids) + s.n)) for ids in prompts]
-    waiting = iter(drafts)
-    guessed(s, prompts, lambda size: next(waiting))
-    right, asked, rounds = (sum(getattr(d, name) for d in drafts) for name in ("right", "asked", "rounds"))
-    return right / max(1, asked), 1 + right / max(1, rounds)
-
-
-def costs(b, s):
-    """(c, {K: v}): a guess, and a check of K guesses, in steps of the large model."""
-    step = clock(b, one_forward(s.model, 1, s.T))
-    c = clock(b, one_forward(s.small, 1, s.T)) / step
-    return c, {K: clock(b, one_forward(s.model, K + 1, s.T)) / step for K in KS}
 
 
 def bench_pair(b, s):
@@ -101,11 +31,12 @@ def bench_pair(b, s):
              "guesses": lambda: guessed(s, s.prompts, lambda size: ModelDraft(s.small, K, size=size))}
     run = b.compare(sides, check=same(s, s.prompts), warm=b.mode != "smoke", memory=False,
                     budget=b.pick(smoke=0.5, quick=20, full=300))  # fmt: skip
-    a, length = counted(s, s.prompts, lambda size: ModelDraft(s.small, K, size=size))
-    found, gain = run.figures("guesses", work=s.n * len(s.prompts)), run.speedup("guesses")[0]
+    a, brought = counted(s, s.prompts, lambda size: ModelDraft(s.small, K, size=size))
+    tokens = sum(length(s, ids) for ids in s.prompts)
+    found, gain = run.figures("guesses", work=tokens), run.speedup("guesses")[0]
     due, classic = speedup(a, K, c, v[K]), speedup(a, K, c)
-    settings = {"guesses a round": K, "acceptance a": a, "tokens a round": length, "cost of a guess c": c,
-                "cost of a check v": v[K], "new tokens": s.n, "texts": len(s.prompts)}  # fmt: skip
+    settings = {"guesses a round": K, "acceptance a": a, "tokens a round": brought, "cost of a guess c": c,
+                "cost of a check v": v[K], "new tokens": tokens, "texts": len(s.prompts)}  # fmt: skip
     b.claim("speed", "With a trained pair at the base's size, batch 1, greedy text comes at least 1.8 times "
             "as fast, token for token the same", headline=True, goal=(">=", 1.8), measured=found, **SPEED,
             bound=expected_tokens(a, K), prediction=due, settings=settings,
@@ -120,6 +51,26 @@ def bench_pair(b, s):
     return K
 
 
+def bench_text(b, s, K):
+    """The draft, which learnt from what the model writes, beside one that read what the model read."""
+    sentence = "A draft that learnt what the model writes is right at least 1.2 times as often as one that " \
+               "read the corpus"  # fmt: skip
+    claim = {"unit": "of the guesses", "better": "higher", "goal": (">=", 1.2)}
+    if b.mode != "full":
+        b.not_run("text", sentence, why="only a full bench has the minutes for a second draft", **claim)
+        return
+    with tempfile.TemporaryDirectory() as folder:
+        sizes = replace(train.PRESETS["cpu"], text="corpus")
+        read, _ = _fit.fit("draft", s.model, s.words, sizes, b.device, folder, say=b.say)
+
+    def shares(draft):
+        return [counted(s, [ids], lambda size: ModelDraft(draft, K, size=size))[0] for ids in s.prompts]
+
+    b.claim("text", sentence, **claim, settings={"guesses a round": K, "tokens to learn from": sizes.tokens},
+            measured=values("own text", shares(s.small), "corpus", shares(read)),
+            why="greedy text is what the model finds likeliest, over and over; a corpus is not")
+
+
 def bench_lookup(b, s):
     """Text that comes again, guessed by looking it up."""
     K = 10
@@ -127,10 +78,10 @@ def bench_lookup(b, s):
              "looked up": lambda: guessed(s, s.copies, lambda size: PromptLookup(K))}
     run = b.compare(sides, check=same(s, s.copies), warm=b.mode != "smoke", memory=False,
                     budget=b.pick(smoke=0.5, quick=15, full=150))  # fmt: skip
-    a, length = counted(s, s.copies, lambda size: PromptLookup(K))
+    a, brought = counted(s, s.copies, lambda size: PromptLookup(K))
     b.claim("lookup", "On text that repeats itself, looking it up makes it at least twice as fast",
             goal=(">=", 2), measured=run.figures("looked up", work=s.n * len(s.copies)), **SPEED,
-            bound=length, settings={"guesses a round": K, "acceptance": a, "tokens a forward": length},
+            bound=brought, settings={"guesses a round": K, "acceptance": a, "tokens a forward": brought},
             why="a page that was read before, begun again; the bound counts forwards")  # fmt: skip
 
 
@@ -156,8 +107,8 @@ def bench_transformers(b, s, K):
             setattr(small.generation_config, name, value)
         rows = []
         for ids in s.prompts:
-            tokens = torch.tensor([ids], device=b.device)
-            rows.append(large.generate(tokens, assistant_model=small, max_new_tokens=s.n, min_new_tokens=s.n,
+            tokens, n = torch.tensor([ids], device=b.device), length(s, ids)
+            rows.append(large.generate(tokens, assistant_model=small, max_new_tokens=n, min_new_tokens=n,
                                        do_sample=False, pad_token_id=0, attention_mask=torch.ones_like(tokens)
                                        )[0, len(ids) :].tolist())  # fmt: skip
         return rows
@@ -170,7 +121,7 @@ def bench_transformers(b, s, K):
                     budget=b.pick(smoke=0.5, quick=20, full=240))  # fmt: skip
     rival = min(list(sides)[:2], key=lambda name: run.sides[name].median)
     b.claim("transformers", sentence, goal=(">=", 1.3), **SPEED, settings={"guesses a round": K},
-            measured=run.figures("ours", rival, work=s.n * len(s.prompts)),
+            measured=run.figures("ours", rival, work=sum(length(s, ids) for ids in s.prompts)),
             why="the faster of its two settings; both sides feed the same tokens")  # fmt: skip
 
 
@@ -199,7 +150,7 @@ def bench_controlled(b):
                     .to(b.device) for more in ({}, {"n_layer": 1, "d_model": narrow, "n_head": 4,
                                                     "n_kv_head": 4, "d_ff": 2 * narrow}))  # fmt: skip
     n, K, a = b.pick(smoke=10, quick=32, full=96), 4, 0.8
-    s = SimpleNamespace(model=model, small=small, n=n)
+    s = SimpleNamespace(model=model, small=small, n=n, lengths={})
     prompt = torch.randint(sizes["vocab_size"], (32,), generator=torch.Generator().manual_seed(0)).tolist()
     [truth] = plain(s, [prompt])
     step = clock(b, one_forward(model, 1, 32))
@@ -255,6 +206,7 @@ def bench_distribution(b, s):
 def main(b):
     s = setup(b)
     K = bench_pair(b, s)
+    bench_text(b, s, K)
     bench_lookup(b, s)
     bench_transformers(b, s, K)
     bench_controlled(b)

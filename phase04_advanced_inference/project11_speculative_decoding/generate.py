@@ -5,6 +5,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 from common import plots
+from common.benchmark import Stopwatch
 from common.cli.script import script
 from common.device import synchronize
 from common.errors import demand
@@ -46,15 +47,6 @@ class Config:
 PRESETS = {"smoke": Config(max_tokens=16), "cpu": Config(), "gpu": Config(max_tokens=400)}
 
 
-def timed(device, call):
-    """(seconds, what the call gave)"""
-    synchronize(device)
-    start = time.perf_counter()
-    found = call()
-    synchronize(device)
-    return time.perf_counter() - start, found
-
-
 def main(config, run):
     pair = Pair(config.model, config.draft, train.PRESETS[run.preset], run.device, run.say)
     model, words, ids = pair.model, pair.words, pair.words.encode(config.prompt)
@@ -66,7 +58,8 @@ def main(config, run):
     for name, make in sides.items():  # the first run of a process is slow, whatever it does
         written(model, [ids], [warm], make())
         counted[name] = Counted(make())
-    found = {name: timed(run.device, lambda d=draft: written(model, [ids], [sampling], d))
+    watch = Stopwatch(time.perf_counter, lambda: synchronize(run.device))
+    found = {name: watch(lambda d=draft: written(model, [ids], [sampling], d))
              for name, draft in counted.items()}  # fmt: skip
     run.say(f"{pair.place.name}: {sum(p.numel() for p in model.parameters()):,} weights; {config.k} guesses "
             f"a round by {NAMES[config.how]}")  # fmt: skip

@@ -1,7 +1,7 @@
-"""Train who guesses: a small draft model on the base's text, or heads beside the base.
+"""Train who guesses: a small draft model on what the base writes, or heads beside the base.
 
-A draft of one layer takes about two minutes on two cores. It is saved as models/draft, heads as models/heads,
-where `generate` and `explore` find them.
+A draft of one layer takes some minutes on two cores, half of them for the text that it learns. It is saved
+as models/draft, heads as models/heads, where `generate` and `explore` find them.
 """
 
 import sys
@@ -25,10 +25,16 @@ class Config:
     """draft: a small model of its own; heads: several tokens ahead from the model's hidden state."""
     tokens: int = 1_000_000
     """Tokens to train on."""
+    text: Literal["own", "corpus"] = "own"
+    """What it learns from: own, what the model itself writes; corpus, what the model once read."""
+    answers: int = 2048
+    """Of own text: how many, behind beginnings of the first corpus's documents."""
+    new: int = 160
+    """Of own text: tokens that the model writes of each at most."""
     corpus: str = "tinytown,python-manual"
     """Corpora to read, with commas between; best what the model has read."""
     characters: int = 4_000_000
-    """Characters of the first of them; each other adds an eighth of that."""
+    """Of the corpora: characters of the first of them; each other adds an eighth of that."""
     n_layer: int = 1
     """Layers of a draft."""
     n_head: int = 4
@@ -52,17 +58,17 @@ class Config:
     """Of the first weights."""
 
     def __post_init__(self):
-        for name in ("tokens", "characters", "heads", "batch_size"):
+        for name in ("tokens", "answers", "new", "characters", "heads", "batch_size"):
             demand(getattr(self, name) >= 1, f"{name} is {getattr(self, name)}: it must be at least 1")
         demand(self.context >= 8, f"context is {self.context}: it must be at least 8")
 
 
 PRESETS = {
-    "smoke": Config(corpus="tinytown", tokens=2_000, characters=12_000, d_model=16, d_ff=24, n_head=2,
+    "smoke": Config(answers=24, new=40, tokens=2_000, characters=12_000, d_model=16, d_ff=24, n_head=2,
                     heads=2, context=32, batch_size=4, save=False),
     "cpu": Config(),
-    "gpu": Config(tokens=40_000_000, characters=40_000_000, d_model=256, d_ff=688, context=256,
-                  batch_size=128, learning_rate=3e-3),
+    "gpu": Config(tokens=40_000_000, answers=40_000, characters=40_000_000, d_model=256, d_ff=688,
+                  context=256, batch_size=128, learning_rate=3e-3),
 }  # fmt: skip
 
 

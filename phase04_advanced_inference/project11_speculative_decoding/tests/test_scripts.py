@@ -14,6 +14,7 @@ from common.proofs import prove
 from common.testing import tiny
 from common.trial import commands, metrics, model_folder, refused, run, snippets
 from data import corpora
+from phase03_core_inference.project08_kv_cache.kv_cache import KVCache, caches_for, decode
 from phase04_advanced_inference.project11_speculative_decoding import _fit, _pair, explore, generate, train
 from phase04_advanced_inference.project11_speculative_decoding import bench as bench_script
 from phase04_advanced_inference.project11_speculative_decoding._pair import Counted, Pair, is_tie
@@ -137,6 +138,26 @@ def test_what_a_draft_reads(home, monkeypatch):
     assert torch.equal(a[0], b[0]) and torch.equal(a[0][:, 1:], a[1][:, :-1])
     [(ids, again)] = _pair.Pair("m", "d", None, torch.device("cpu")).copying(1, 8, 12)
     assert ids[-8:] == ids[:8] and again == ids[8:20]
+
+
+def test_what_a_draft_learns_is_what_the_model_writes(home):
+    """Beginnings of pages, behind each what the model writes alone, greedily, up to its end."""
+    model, words = hub.load(home / "m").double(), tokenizer.load(home / "m")
+    said, end = [], words.special["<|endoftext|>"]
+    with torch.no_grad():
+        model.head.weight[end] += 0.5 * model.head.weight[60]  # some texts end
+    config = train.Config(answers=70, new=20, corpus="tinytown")
+    ids = _fit.own(model, words, config, torch.device("cpu"), said.append).tolist()
+    prompts, ended = _fit.beginnings(words, "tinytown", 70, 5), 0
+    assert len(set(map(len, prompts))) > 1 and max(map(len, prompts)) == 5
+    for prompt in prompts:
+        caches = caches_for(model, KVCache, 1, len(prompt) + 20)
+        answer = decode(model, torch.tensor([prompt]), 20, caches)[0].tolist()
+        ended += end in answer
+        answer = answer[: answer.index(end) + 1] if end in answer else answer
+        assert ids[: len(prompt) + len(answer)] == prompt + answer
+        ids = ids[len(prompt) + len(answer) :]
+    assert not ids and len(said) == 2 and 0 < ended < 70
 
 
 # ---- the lesson ----
