@@ -5,8 +5,7 @@ from unittest.mock import patch
 
 import torch
 
-from common import hub, tokenizer
-from common.cli import chain, explore
+from common.cli import explore
 from common.generate import Sampling
 from common.model import GPT, ModelConfig
 from data.tinytown import TinyTown
@@ -15,11 +14,8 @@ from ._workload import traffic
 from .engine import Engine, SlotStore
 
 
-class Lab(explore.Album):
+class Lab(explore.Reader):
     """`timed`: untrained, of the settings' sizes, as weights do not change speed. `model`: of the chain."""
-
-    def __init__(self, config, run):
-        self.config, self.run, self.say, self.device = config, run, run.say, run.device
 
     @cached_property
     def timed(self) -> GPT:
@@ -37,18 +33,6 @@ class Lab(explore.Album):
         heads = {"n_head": d_model // 32, "n_kv_head": max(1, d_model // 64)}
         return GPT(ModelConfig(n_layer=n_layer, d_model=d_model, d_ff=8 * d_model // 3, tie_embeddings=True,
                                **sizes, **heads)).eval().to(self.device)  # fmt: skip
-
-    @cached_property
-    def folder(self):
-        return chain.find("base", self.config.model, say=self.say)
-
-    @cached_property
-    def model(self) -> GPT:
-        return hub.load(self.folder, device=self.device).eval()
-
-    @cached_property
-    def words(self):
-        return tokenizer.load(self.folder)
 
     @cached_property
     def pages(self) -> list[int]:

@@ -30,7 +30,7 @@ def base_model(b):
 def workload(b, model, **options):
     """Log-normal answers (sigma 1), by default all there at once."""
     longest, median = b.pick(smoke=24, quick=400, full=400), b.pick(smoke=4, quick=12, full=12)
-    count = options.pop("count", b.pick(smoke=20, quick=128, full=512))
+    count = options.pop("count", b.pick(smoke=20, quick=128, full=1024))
     return traffic(count, vocab_size=model.config.vocab_size, median=median, longest=longest,
                    prompt=(4, 16), **options)  # fmt: skip
 

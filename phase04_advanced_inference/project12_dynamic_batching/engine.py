@@ -175,7 +175,8 @@ class Engine:
             hidden = self.model.hidden(step.tokens, positions=step.positions, caches=self.store.caches(step))
             rows = [row for row, (sequence, n) in enumerate(part) if sequence.advance(n)]
             logits = self.model.head(hidden[rows, -1]) if rows else None  # (R, V)
-            sound = torch.isfinite(logits).all(-1).tolist() if rows else []  # waits for the device, too
+            total = logits.sum(-1, dtype=torch.float32) if rows else None  # (R,): one NaN or inf is enough
+            sound = torch.isfinite(total).tolist() if rows else []  # waits for the device, too
         computed = self.clock()
         self.seconds["schedule"] += prepared - began
         self.seconds["forward"] += computed - prepared
