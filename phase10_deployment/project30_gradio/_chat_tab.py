@@ -2,6 +2,7 @@
 was said before, kept in the browser."""
 
 import asyncio
+import logging
 
 import gradio as gr
 
@@ -103,7 +104,7 @@ class Chat:
         self.box.stop(self.stop, None, None, api_name="stop", **quick)
         back = gr.on([self.undo.click, self.chat.undo], self.take_back, self.talk, shown, **quick)
         back.then(self.keep, [self.talk, self.saved], [self.saved, self.before], **quick)
-        self.new.click(self.begin, None, [*shown, self.before], **quick)
+        gr.on([self.new.click, self.chat.clear], self.begin, None, [*shown, self.before], **quick)
         self.before.input(self.open, [self.before, self.saved], shown, **quick)
         gone = self.forget.click(self.drop, [self.talk, self.saved], [self.saved, self.talk], **quick)
         gone.then(self.begin, None, [*shown, self.before], **quick).then(
@@ -147,11 +148,14 @@ class Chat:
         told, before = "", seen(talk)
         try:
             server, model = self.hub.find(label)
-            async for text in reply(server, model, talk, Settings(*values), stop):
+            async for text in reply(server, model, talk, Settings.of(values), stop):
                 yield {self.chat: [*before, message("assistant", text)]}
             told = _draw.figures(talk.figures)
         except UserError as error:
             told = _draw.trouble(error)
+        except Exception:  # the box must be given back, whatever it was
+            logging.getLogger("thirty.page").exception("an answer failed")
+            told = _draw.trouble("The page failed; its log says where.")
         finally:
             self.page.stops.pop(request.session_hash, None)
         yield {self.chat: seen(talk), self.box: gr.Textbox(submit_btn=True, stop_btn=False),

@@ -135,7 +135,7 @@ class Tokens:
         self.hub, self.model = page.hub, model
 
     def build(self):
-        self.text = gr.Textbox("Unbelievable! Mara bought 1,234 æbleskiver 🥞\n\treturn x", lines=3,
+        self.text = gr.Textbox("Unbelievable! Mara bought 1,234 naïve æbleskiver.\n\treturn x", lines=3,
                                label="Any text", max_length=4000, elem_id="tokens-text")  # fmt: skip
         self.out = gr.HTML(elem_id="tokens-out")
         self.text.change(self.show, [self.model, self.text], self.out, **LIVE)
@@ -232,7 +232,13 @@ class Blocks:
 
         async def one(who):
             asked = [{"role": "user", "content": common + who}]
-            body = {"model": model, "messages": asked, "max_tokens": 160, "temperature": 1}
+            body = {
+                "model": model,
+                "messages": asked,
+                "max_tokens": 120,
+                "temperature": 1,
+                "ignore_eos": True,
+            }
             answer, pieces = server.say(body)
             async for _ in pieces:
                 pass

@@ -123,9 +123,9 @@ def create(hub, mine=()):
     app.add_middleware(_style.AtHome)
     blocks = Page(hub, mine).build()
     return gr.mount_gradio_app(
-        app, blocks, path="/", theme=_style.theme(), css=_style.CSS, footer_links=[], ssr_mode=False,
-        show_error=False, max_file_size=_read.BYTES, run_history=False, mcp_server=False, pwa=False,
-        enable_monitoring=False)  # fmt: skip
+        app, blocks, path="/", theme=_style.theme(), css=_style.CSS, js=_style.JS, footer_links=[],
+        ssr_mode=False, show_error=False, max_file_size=_read.BYTES, run_history=False,
+        mcp_server=False, pwa=False, enable_monitoring=False)  # fmt: skip
 
 
 async def serve(app, sock, then=None):

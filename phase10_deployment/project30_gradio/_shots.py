@@ -39,8 +39,8 @@ class Camera:
     def __init__(self, tab, folder, keep):
         self.tab, self.folder, self.keep = tab, folder, keep
 
-    def shoot(self, name):
-        self.tab.wait_for_timeout(400)
+    def shoot(self, name, pause=400):
+        self.tab.wait_for_timeout(pause)
         path = self.folder / f"{name}.png"
         self.tab.screenshot(path=path)
         self.keep(path)
@@ -76,7 +76,7 @@ def walk(camera):
     camera.go("KV cache", "#blocks-out .blocks")
     tab.get_by_role("button", name="Send six requests").click()
     tab.wait_for_function("document.querySelectorAll('#blocks-out i.own').length > 8")
-    camera.shoot("blocks")
+    camera.shoot("blocks", pause=0)
     camera.go("Documents", "#upload")
     tab.get_by_role("button", name="A chronicle").click()
     tab.wait_for_selector("#held .held")

@@ -47,3 +47,14 @@ def theme():
 
 
 CSS = (Path(__file__).parent / "page.css").read_text("utf-8")
+
+# Gradio gives its round buttons no name, and somebody may not see the arrow on them.
+JS = """() => {
+  const names = { 'submit-button': 'Send', 'stop-button': 'Stop' };
+  const label = () => {
+    for (const [kind, name] of Object.entries(names))
+      document.querySelectorAll('button.' + kind + ':not([aria-label])').forEach(b => b.ariaLabel = name);
+  };
+  new MutationObserver(label).observe(document.body, { childList: true, subtree: true });
+  label();
+}"""

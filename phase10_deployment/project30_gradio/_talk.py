@@ -2,7 +2,7 @@
 
 import datetime
 import time
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields
 
 from common.errors import demand
 
@@ -89,6 +89,12 @@ class Settings:
     min_p: float = 0.0
     max_tokens: int = 200
     seed: int = 0
+
+    @classmethod
+    def of(cls, values):
+        """From a page's fields, in this order; what is left empty is as usual."""
+        pairs = zip(fields(cls), values, strict=True)
+        return cls(**{one.name: value for one, value in pairs if value is not None})
 
     def system(self):
         """The system prompt, filled in: [] or one message."""
