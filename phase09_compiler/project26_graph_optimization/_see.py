@@ -13,6 +13,10 @@ from .optimise import PASSES, Optimised, optimise
 from .plan import plan
 from .stacks import drift, present
 
+SHORT = {"scaled_dot_product_attention": "attention", "_assert_tensor_metadata": "assert",
+         "promote_types": "types"}  # fmt: skip
+
+
 # ---- the graph ----
 
 
@@ -56,9 +60,11 @@ def draw(ax, gm, title):
             (x0, y0), (x1, y1) = places[source], places[node]
             ax.plot([x0, x1], [y0, y1], color=plots.QUIET, linewidth=0.6, zorder=1)
     for node, (x, y) in places.items():
-        heavy = any(word in name_of(node) for word in ("linear", "product", "gated"))
+        heavy = any(word in name_of(node) for word in ("linear", "product", "gated")) and (
+            "attention" not in name_of(node)
+        )
         face = plots.COLOURS[5] if heavy else "#FFFFFF"
-        ax.text(x, y, name_of(node).replace("scaled_dot_product_attention", "attention"), ha="center",
+        ax.text(x, y, SHORT.get(name_of(node), name_of(node)), ha="center",
                 va="center", fontsize=5.5, color=plots.INK, zorder=2,
                 bbox={"boxstyle": "round,pad=0.2", "facecolor": face, "edgecolor": plots.QUIET,
                       "linewidth": 0.5})  # fmt: skip
@@ -90,12 +96,13 @@ def ladder(applied):
     ax.set_yticks(range(len(rows)), names, size=10)
     ax.set(xlabel="operations of a step that touch numbers")
     ax.grid(False, axis="y")
+    ax.margins(x=0.1)
     return fig
 
 
 def counts(lab):
     """Operations left after each pass."""
-    step = Optimised(lab.model, lab.steps(0).caches)
+    step = Optimised(lab.model, lab.steps(1).caches)
     for one in step.applied:
         lab.say(f"  {one.name:18} changed {one.changed:4}   {one.nodes:4} nodes, {one.computing:4} compute   "
                 f"{1e3 * one.seconds:7.1f} ms")  # fmt: skip

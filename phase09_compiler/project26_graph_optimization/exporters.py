@@ -10,6 +10,8 @@ Seam: the contract (a cache that is an input), then files. ONNX 1.23, opset 20; 
 """
 
 import json
+import logging
+import warnings
 from collections import Counter
 from importlib import import_module, metadata
 from pathlib import Path
@@ -27,6 +29,7 @@ from common.model import GPT, Rope, SwiGLU
 from .capture import DecodeStep, example, reason
 
 OPSET = 20
+CHATTER = "torch.onnx._internal.exporter._registration"  # says what it would know of torchvision
 GGUF_NAMES = {
     "attn.wq": "attn_q", "attn.wk": "attn_k", "attn.wv": "attn_v", "attn.wo": "attn_output",
     "norm_attn": "attn_norm", "norm_ffn": "ffn_norm", "ffn.w_gate": "ffn_gate", "ffn.w_up": "ffn_up",
@@ -119,10 +122,12 @@ def to_onnx(model, path):
     past = no_past(model, 2, 5)
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
+    logging.getLogger(CHATTER).setLevel(logging.ERROR)
     try:
-        with torch.no_grad():
+        with torch.no_grad(), warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # names of equal sizes, and its own use of old interfaces
             program = torch.onnx.export(
-                PastStep(model.eval()), (tokens, *past), dynamo=True, opset_version=OPSET, verbose=False,
+                PastStep(model).eval(), (tokens, *past), dynamo=True, opset_version=OPSET, verbose=False,
                 input_names=["tokens", *names], dynamic_shapes=open_sizes(model),
                 output_names=["logits", *(f"new_{name}" for name in names)])  # fmt: skip
     except torch.onnx.errors.OnnxExporterError as error:

@@ -99,7 +99,7 @@ def merge_turns(gm):
         both = insert(gm, first, aten.unflatten.int, both, -1, [-1, D], val=sized(y, 1, 1, n, D))
         both = insert(gm, first, aten.transpose.int, both, 1, 2, val=sized(y, 1, n, 1, D))
         both = insert(gm, first, kernels.turn, both, *first.args[1:], val=sized(y, 1, n, 1, D))
-        replace(first, part(gm, second, both, 1, 0, H))
+        replace(first, part(gm, first, both, 1, 0, H))
         replace(second, part(gm, second, both, 1, H, n))
         count += 1
     return count

@@ -19,6 +19,7 @@ from .capture import counted, look_up, name_of
 from .kernels import place, row
 from .rewrite import (
     constant,
+    draws,
     input_named,
     insert,
     is_a,
@@ -85,12 +86,10 @@ def remove_common(gm):
     """
     seen, count, kept = {}, 0, touched(gm)
     for node in list(gm.graph.nodes):
-        random = torch.Tag.nondeterministic_seeded in getattr(node.target, "tags", ())
-        if (
-            node.op not in ("call_function", "get_attr")
-            or random
-            or (node in kept and node.op == "call_function")
-        ):
+        shareable = node.op == "get_attr" or (
+            node.op == "call_function" and node not in kept and not draws(node)
+        )
+        if not shareable:
             continue
         key = (node.op, node.target, repr(node.args), repr(node.kwargs))  # nodes have names of their own
         if key in seen:
@@ -110,8 +109,7 @@ def fold_constants(gm):
     """
     kept, known = touched(gm), {}
     for node in gm.graph.nodes:
-        random = torch.Tag.nondeterministic_seeded in getattr(node.target, "tags", ())
-        if node in kept or random:
+        if node in kept or draws(node):
             continue
         if node.op == "get_attr":
             known[node] = look_up(gm, node.target)

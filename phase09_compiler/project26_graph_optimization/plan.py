@@ -97,9 +97,10 @@ class Writer:
         self.device = next(iter(constants(gm).values())).device
         self.space, self.known = {}, {}  # {name: object}, {id of an object: name}
 
-    def name(self, thing, letter):
-        """A name for an object that is there before the first step."""
-        name = self.known.setdefault(id(thing), f"{letter}{len(self.space)}")  # a name is never given twice
+    def name(self, thing, start):
+        """A name for an object that is there before the first step: a word, or a letter and a number."""
+        free = len(start) > 1 and start not in self.space
+        name = self.known.setdefault(id(thing), start if free else f"{start}{len(self.space)}")
         self.space[name] = thing  # which keeps it alive, so that its id stays its own
         return name
 
@@ -120,7 +121,7 @@ class Writer:
         """One line: the node's call."""
         given = [self.text(value) for value in node.args] + list(more)
         given += [f"{key}={self.text(value)}" for key, value in node.kwargs.items()]
-        call = f"{self.name(QUICK.get(node.target, node.target), f'{name_of(node)}_')}({', '.join(given)})"
+        call = f"{self.name(QUICK.get(node.target, node.target), name_of(node))}({', '.join(given)})"
         if result:
             self.names[node] = f"v{len(self.lines)}"
         self.lines.append(f"{self.names[node]} = {call}" if result else call)

@@ -52,6 +52,11 @@ def returns_nothing(node):
     return node.op == "call_function" and schema is not None and not schema.returns
 
 
+def draws(node):
+    """Whether it draws at random: no two calls give the same."""
+    return torch.Tag.nondeterministic_seeded in getattr(node.target, "tags", ())
+
+
 def touched(gm):
     """All nodes that are a tensor which the graph writes, or a view of one, and those that read such a node.
 

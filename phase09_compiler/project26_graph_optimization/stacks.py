@@ -111,7 +111,8 @@ class OnnxRuntimeInt8(OnnxRuntime):
     """The same with 8-bit weights and inputs rounded as they come."""
 
     def file(self, path):
-        return to_int8(path, path.with_name("model.int8.onnx"))
+        small = path.with_name("model.int8.onnx")
+        return small if small.exists() else to_int8(path, small)
 
 
 class OpenVino(Stack):
