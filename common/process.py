@@ -5,10 +5,12 @@ Without torch.distributed there is one process, and all of this works for it too
 import os
 import signal
 import threading
-from collections.abc import Callable
-from contextlib import AbstractContextManager, nullcontext
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, contextmanager, nullcontext
+from datetime import timedelta
 from typing import Any
 
+import torch
 import torch.distributed as dist
 from torch import nn
 
@@ -28,6 +30,26 @@ def rank() -> int:
 def world_size() -> int:
     """How many processes there are."""
     return dist.get_world_size() if several() else 1
+
+
+@contextmanager
+def group(device: torch.device, patience: float | None = None) -> Iterator[torch.device]:
+    """Under torchrun, a process group around the run, left however that ends; yields this process's device.
+
+    patience: seconds that one rank waits for another; None: torch's half an hour.
+    """
+    if not dist.is_torchelastic_launched():
+        yield device
+        return
+    if device.type == "cuda":  # pragma: no cover - gpu
+        device = torch.device("cuda", dist.get_node_local_rank())
+        torch.cuda.set_device(device)
+    timeout = None if patience is None else timedelta(seconds=patience)
+    dist.init_process_group("nccl" if device.type == "cuda" else "gloo", timeout=timeout)
+    try:
+        yield device
+    finally:
+        dist.destroy_process_group()
 
 
 def first_of(value: Any) -> Any:

@@ -9,6 +9,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from importlib import import_module
 from pathlib import Path
+from statistics import median
 from typing import Any
 
 from common.errors import UserError
@@ -33,6 +34,11 @@ class History:
         """Steps and values of one quantity, for a plot: `history.series("val_loss")`."""
         rows = [row for row in self.train if name in row] or [row for row in self.evals if name in row]
         return [row["step"] for row in rows], [row[name] for row in rows]
+
+    @property
+    def speed(self) -> float:
+        """Tokens a second: the median of the records, the first of which warms up."""
+        return median([row["tokens_per_s"] for row in self.train][1:] or [self.train[0]["tokens_per_s"]])
 
     @property
     def best(self) -> dict | None:

@@ -2,15 +2,20 @@
 
     EXPERIMENTS = {"heads": heads, "mask": mask}      each a function of the lab, that returns its figures
 
-    class Lab(explore.Album): ...                     has `config` (with parts and publish) and `run`
+    class Lab(explore.Album): ...                     config: with parts and publish
     found = explore.each(Lab(config, run), EXPERIMENTS)
 """
 
 import shutil
+import time
 from collections.abc import Callable, Collection, Mapping
+from functools import cached_property
 from pathlib import Path
 
-from common import plots
+from common import hub, plots, tokenizer
+from common.benchmark import Stopwatch
+from common.cli import chain
+from common.device import synchronize
 from common.errors import demand
 
 
@@ -21,9 +26,13 @@ def known(parts: Collection[str], experiments: Collection[str]) -> None:
 
 
 class Album:
-    """Pictures of a lab with `config` and `run`: in the run's folder, with --publish in results/ too."""
+    """What a lab is at least: settings, a run, a device; its pictures lie in the run's folder, with --publish
+    in results/ too."""
 
     trainings = 0  # begun by this lab
+
+    def __init__(self, config, run):
+        self.config, self.run, self.say, self.device = config, run, run.say, run.device
 
     def save(self, fig, name: str) -> None:
         """A figure of matplotlib."""
@@ -43,6 +52,30 @@ class Album:
         if folder.exists():
             shutil.rmtree(folder)
         return folder
+
+
+    def seconds(self, call: Callable, repeats: int = 5) -> float:
+        """The shortest time of a call, warm, with the device drained: who else is at work only ever adds."""
+        watch = Stopwatch(time.perf_counter, lambda: synchronize(self.device))
+        watch(call)
+        return min(watch(call)[0] for _ in range(repeats))
+
+
+class Reader(Album):
+    """An album with the base model that `config.model` names, loaded when first asked for."""
+
+    @cached_property
+    def folder(self) -> Path:
+        return chain.find("base", self.config.model, say=self.say)
+
+    @cached_property
+    def model(self):
+        return hub.load(self.folder, device=self.device).eval()
+
+    @cached_property
+    def words(self):
+        """Its tokenizer."""
+        return tokenizer.load(self.folder)
 
 
 def each(lab, experiments: Mapping[str, Callable]) -> dict[str, float]:

@@ -61,9 +61,7 @@ class Run:
 
     def say(self, text: str) -> None:
         """One line on the screen, exactly as given; silent on all ranks but the first."""
-        if rank() == 0:
-            from rich.console import Console
-            Console().print(text, markup=False, highlight=False, soft_wrap=True)
+        say(text)
 
     def finish(self, metrics: dict[str, float], *, corpus: str | None = None) -> None:
         """Write `result.json` and say if the numbers are right. corpus: the text that was really used."""
@@ -100,6 +98,13 @@ def script(main: Callable[[Any, Run], None], presets: Mapping[str, Any],
         if error.errno != errno.ENOSPC:
             raise
         stop(f"error: the disk is full ({error.filename or 'no file named'}): make room and run it again", 2)
+
+
+def say(text: str) -> None:
+    """`Run.say`, for who has no run."""
+    if rank() == 0:
+        from rich.console import Console
+        Console().print(text, markup=False, highlight=False, soft_wrap=True)
 
 
 def stop(line: str, code: int) -> None:

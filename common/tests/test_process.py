@@ -186,6 +186,20 @@ def test_without_a_group_there_is_one_process():
         process.on_first(lambda: replace(CONFIG, steps=0))
 
 
+def test_a_group_is_left_however_the_run_ends(monkeypatch):
+    """Under torchrun, which says where to meet; a mistake of the user's inside leaves no group behind."""
+    cpu = torch.device("cpu")
+    with process.group(cpu) as device:
+        assert device == cpu and not process.several()
+    meet = {"RANK": "0", "WORLD_SIZE": "1", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": "0"}
+    for name, value in {**meet, "TORCHELASTIC_RUN_ID": "a test"}.items():
+        monkeypatch.setenv(name, value)
+    with pytest.raises(UserError, match="no"), process.group(cpu, patience=5.0) as device:
+        assert device == cpu and process.several()
+        raise UserError("no")
+    assert not process.several()
+
+
 def test_stop_leaves_threads_alone():
     import threading
     found = []

@@ -40,6 +40,12 @@ def test_the_best_evaluation():
     assert History(evals=rows).best == rows[1] and History().best is None
 
 
+def test_the_speed_is_the_median_without_the_first():
+    rates = [1.0, 900.0, 700.0, 800.0]
+    assert History(train=[{"tokens_per_s": rate} for rate in rates]).speed == 800
+    assert History(train=[{"tokens_per_s": 5.0}]).speed == 5
+
+
 def test_resuming_cuts_torn_and_later_lines(tmp_path):
     report = told(tmp_path)
     for step in (1, 2, 3):

@@ -1,8 +1,5 @@
 """What a run is made of: the model at its sizes, its optimiser, and how it is spread over processes."""
 
-from collections.abc import Iterator
-from contextlib import contextmanager
-
 import torch
 import torch.distributed as dist
 from torch import nn
@@ -87,22 +84,6 @@ OPTIMIZERS = {"adamw": adamw, "fused": recipe.adamw, "muon": muon, "lion": lion,
 
 
 # ---- several processes ----
-
-
-@contextmanager
-def ranks(device: torch.device) -> Iterator[torch.device]:
-    """Under torchrun, a process group around the run; yields the device of this process."""
-    if not dist.is_torchelastic_launched():
-        yield device
-        return
-    if device.type == "cuda":  # pragma: no cover - gpu
-        device = torch.device("cuda", dist.get_node_local_rank())
-        torch.cuda.set_device(device)
-    dist.init_process_group("nccl" if device.type == "cuda" else "gloo")
-    try:
-        yield device
-    finally:
-        dist.destroy_process_group()
 
 
 def spread(objective: nn.Module, shard: bool, device: torch.device) -> nn.Module:

@@ -1,7 +1,6 @@
 """What it takes to know: facts told many times, some of them asked for, and names that move fast enough."""
 
 from functools import partial
-from itertools import islice
 
 from common import plots
 from common import tokenizer as tokenizers
@@ -34,10 +33,9 @@ class Town(Lab):
         self.tokenizer = tokenizers.load(folder)
         self.ids = self.encode(pages)
 
-    def knows(self, model, form: str, most: int = 100) -> float:
-        """The share of held-out pairs that the model answers, of the first so many."""
-        rows = list(islice(self.town.questions("held-out", "knowledge", form), most))
-        return probe.exact(rows, probe.complete(model, self.tokenizer, [row["prompt"] for row in rows]))
+    def knows(self, model, form: str) -> float:
+        """The share of held-out pairs that the model answers."""
+        return probe.knows(model, self.tokenizer, self.town, form)
 
 
 def variant(lab: Lab, asking: float, faster: float) -> dict[str, list[tuple[int, float]]]:

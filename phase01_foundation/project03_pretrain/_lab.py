@@ -23,7 +23,8 @@ class Lab(explore.Album):
     """TinyTown in small: its pages as ids, models of 2 x 64 unless told otherwise, and a judge."""
 
     def __init__(self, config, run, context=64, rows=16):
-        self.config, self.run, self.context, self.rows = config, run, context, rows
+        super().__init__(config, run)
+        self.context, self.rows = context, rows
         pages = list(_text.at_most(TinyTown().pages(), config.characters))
         self.pages = [page for page in pages if not _text.is_held_out(page)]
         folder = run.folder / "tokenizer"

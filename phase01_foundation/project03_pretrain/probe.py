@@ -88,6 +88,12 @@ def begins(text, words):
     return text.startswith(words) and not text[len(words) : len(words) + 1].isalnum()
 
 
+def knows(model, tokenizer, town, form="cloze", most=100):
+    """The share of held-out questions about a town, of the first so many, that a model answers rightly."""
+    rows = list(islice(town.questions("held-out", "knowledge", form), most))
+    return exact(rows, complete(model, tokenizer, [row["prompt"] for row in rows]))
+
+
 def quiz(model, tokenizer, town, most=400):
     """{"knowledge_plain", "knowledge_cloze", "knowledge_guess", "strangers", "strangers_guess"}, each 0 to 1.
 
@@ -97,8 +103,7 @@ def quiz(model, tokenizer, town, most=400):
     """
     scores = {"knowledge_guess": town.guessing()}
     for form in ("plain", "cloze"):
-        rows = list(islice(town.questions("held-out", "knowledge", form), most))
-        scores[f"knowledge_{form}"] = exact(rows, complete(model, tokenizer, [r["prompt"] for r in rows]))
+        scores[f"knowledge_{form}"] = knows(model, tokenizer, town, form, most)
     room = model.config.max_seq_len - 20  # for the answer
     rows = islice(town.questions("held-out", "reading", "plain"), min(most, 100))
     rows = [row for row in rows if len(tokenizer.encode(row["prompt"])) <= room]

@@ -9,7 +9,6 @@ import sys
 from dataclasses import asdict, dataclass
 from itertools import islice
 from pathlib import Path
-from statistics import median
 from typing import Literal
 
 import torch
@@ -20,12 +19,12 @@ from common.cli.paths import models
 from common.cli.script import script
 from common.device import dtype_for, reset_peak, seed_all
 from common.errors import UserError
-from common.process import on_first, rank, world_size
+from common.process import group, on_first, rank, world_size
 from common.training import TrainConfig, train
 from data.tinytown import TinyTown
 
 from . import _report, _text, probe
-from ._build import OPTIMIZERS, build, ranks, recompute, spread
+from ._build import OPTIMIZERS, build, recompute, spread
 from .objectives import CausalLM
 
 EVALUATED = 60_000  # tokens of the validation split that are looked at during training
@@ -247,9 +246,8 @@ def finish(model, history, text, config, run, device):
         "parameters": sum(p.numel() for p in model.parameters()),
         "tokens": config.steps * config.batch_size * config.context,
     }
-    speeds = [row["tokens_per_s"] for row in history.train][1:] or [history.train[0]["tokens_per_s"]]
     precision = config.train_config(device).precision
-    metrics |= _report.speed(model, median(speeds), device, precision, world_size())
+    metrics |= _report.speed(model, history.speed, device, precision, world_size())
     run.say(
         "{tokens_per_s:,.0f} tokens/s, {mfu:.1%} of the peak in use, {peak:.2f} GB at most".format(
             **metrics, peak=metrics["peak_memory_bytes"] / 1e9
@@ -268,7 +266,7 @@ def finish(model, history, text, config, run, device):
 
 
 def main(config, run):
-    with ranks(run.device) as device:
+    with group(run.device) as device:
         text = prepare(config, run.folder, run.say)
         size = build(config, text.tokenizer.vocab_size)
         run.say(
