@@ -93,10 +93,10 @@ class Pair:
             save(kind, made, self.model, self.words, models() / kind, card)
         return made
 
-    def draft(self, how, K, rows=1, size=None):
+    def draft(self, how, K, rows=1, size=None, sure=0.0):
         """A guesser of K tokens a round: "model", "lookup" or "heads"."""
         if how == "model":
-            return ModelDraft(self.small, K, rows, size)
+            return ModelDraft(self.small, K, rows, size, sure)
         if how == "heads":
             return MedusaDraft(self.model, self.heads, min(K, len(self.heads.layers)))
         return PromptLookup(K)

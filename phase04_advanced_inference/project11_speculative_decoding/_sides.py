@@ -14,8 +14,10 @@ from phase03_core_inference.project08_kv_cache.kv_cache import KVCache, caches_f
 
 from . import train
 from ._pair import Counted, Pair, is_tie, one_forward, written
+from .drafts import ModelDraft
 
 KS = (2, 3, 4, 5, 6, 8, 10)
+MOST, SURE = 10, 0.4  # guesses while the draft is sure: the share that `transformers` stops at by default
 
 
 def tiny(n_layer, d_model, seed):
@@ -31,17 +33,17 @@ def setup(b):
     Measured is a text until the model ends it: behind an end, a model that goes on repeats itself.
     """
     n, T = b.pick(smoke=12, quick=96, full=192), b.pick(smoke=8, quick=32, full=32)
-    count = b.pick(smoke=2, quick=3, full=8)
+    count, tune = b.pick(smoke=2, quick=3, full=8), b.pick(smoke=2, quick=2, full=8)
     words, ends = None, []
     if b.mode == "smoke":
         model, small = tiny(2, 32, 0).to(b.device), tiny(1, 16, 1).to(b.device)
-        rows = torch.randint(97, (count + 2, T), generator=torch.Generator().manual_seed(0)).tolist()
+        rows = torch.randint(97, (count + tune, T), generator=torch.Generator().manual_seed(0)).tolist()
         copies = [row * 3 for row in rows[:count]]
     else:
         pair = Pair("", "", train.PRESETS["cpu"], b.device, b.say)
-        words, model, small, rows = pair.words, pair.model, pair.small, pair.prompts(count + 2, T)
+        words, model, small, rows = pair.words, pair.model, pair.small, pair.prompts(count + tune, T)
         copies, ends = [ids for ids, _ in pair.copying(count, T, n)], list(words.special.values())
-    s = SimpleNamespace(words=words, model=model, small=small, tune=rows[:2], prompts=rows[2:],
+    s = SimpleNamespace(words=words, model=model, small=small, tune=rows[:tune], prompts=rows[tune:],
                         copies=copies, n=n, T=T, lengths={})  # fmt: skip
     for ids, answer in zip(rows, plain(s, rows), strict=True):
         s.lengths[tuple(ids)] = next((i for i, id in enumerate(answer, 1) if id in ends), n)
@@ -77,6 +79,11 @@ def guessed(s, prompts, make):
 def same(s, prompts):
     """A check: the same texts, up to ties."""
     return lambda a, c: all(is_tie(s.model, *row) for row in zip(prompts, a, c, strict=True))
+
+
+def while_sure(s):
+    """size -> a draft that guesses on as long as it is sure."""
+    return lambda size: ModelDraft(s.small, MOST, size=size, sure=SURE)
 
 
 def clock(b, call):

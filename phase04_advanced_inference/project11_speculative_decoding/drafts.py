@@ -43,15 +43,18 @@ def still_true(fed, ids):
 
 
 class ModelDraft(Draft):
-    """A small model of the same vocabulary guesses K tokens, each from those before it.
+    """A small model of the same vocabulary guesses K tokens at most, each from those before it.
 
     rows: how many texts it can follow at a time; others get no guesses. size: tokens of the longest text.
+    sure: a guess to which it gives a smaller share is the last of its round. Only the draft is asked, never
+    the model, so whatever is kept still follows the model exactly.
     """
 
-    def __init__(self, model, K, rows=1, size=None):
+    def __init__(self, model, K, rows=1, size=None, sure=0.0):
         super().__init__()
         demand(K >= 1, f"{K} guesses a round: at least 1")
-        self.model, self.K = model, K
+        demand(0 <= sure <= 1, f"sure is {sure}: it is a share, from 0 (never stop) to 1")
+        self.model, self.K, self.sure = model, K, sure
         self.size = min(size or model.config.max_seq_len, model.config.max_seq_len)
         self.caches = caches_for(model, StaticCache, rows, self.size)
         self.free, self.row, self.fed = list(range(rows))[::-1], {}, {}
@@ -69,8 +72,9 @@ class ModelDraft(Draft):
         while texts:
             hidden = feed(self.model, self.caches, work)  # (R, T, C)
             last = hidden[range(len(work)), [len(ids) - 1 for _, _, ids in work]]  # (R, C)
-            self.guess(texts, self.model.head(last))
-            going = [i for i, text in enumerate(texts) if len(text.guesses) < wanted[text.id]]
+            shares = self.guess(texts, self.model.head(last))
+            going = [i for i, text in enumerate(texts)
+                     if len(text.guesses) < wanted[text.id] and shares[i] >= self.sure]  # fmt: skip
             texts, work = [texts[i] for i in going], [work[i] for i in going]
             work = [(row, start + len(ids), text.guesses[-1:])
                     for text, (row, start, ids) in zip(texts, work, strict=True)]  # fmt: skip
@@ -86,8 +90,11 @@ class ModelDraft(Draft):
         return id in self.row
 
     def guess(self, texts, logits):
-        """One more guess for each text, from logits (R, V): the best, or drawn as the text is, with its q."""
-        best = logits.argmax(-1).tolist()
+        """One more guess for each text, from logits (R, V): the best, or drawn as the text is, with its q.
+
+        Returns R floats: the share that each guess has in the draft's eyes.
+        """
+        top, best = (found.tolist() for found in logits.softmax(-1).max(-1))
         for i, text in enumerate(texts):
             if text.sampling.temperature == 0:
                 text.guesses.append(best[i])
@@ -97,6 +104,8 @@ class ModelDraft(Draft):
             place = text.n_new + len(text.guesses)
             text.guesses.append(pick(q, draw(text.row.seed ^ GUESS, place)))
             self.q[text.id].append(q)
+            top[i] = q[text.guesses[-1]].item()
+        return top
 
     def close(self, id):
         super().close(id)

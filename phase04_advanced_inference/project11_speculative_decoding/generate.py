@@ -29,6 +29,8 @@ class Config:
     """Who guesses: a small model, the text itself, or heads beside the model."""
     k: int = 4
     """Guesses a round."""
+    sure: float = 0.0
+    """With a small model: a guess to which it gives a smaller share is the last of its round; 0: never."""
     prompt: str = "Mara lives in"
     """The text to go on with."""
     max_tokens: int = 200
@@ -53,7 +55,8 @@ def main(config, run):
     check_room(model, len(ids), 1)
     n = min(config.max_tokens, model.config.max_seq_len - len(ids) + 1)
     sampling = Sampling(max_tokens=n, temperature=config.temperature, seed=config.seed)
-    sides = {"one by one": Draft, "with guesses": lambda: pair.draft(config.how, config.k, size=len(ids) + n)}
+    sides = {"one by one": Draft, "with guesses": lambda: pair.draft(config.how, config.k, 1, len(ids) + n,
+                                                                          config.sure)}
     warm, counted = Sampling(max_tokens=min(n, 8), temperature=0), {}
     for name, make in sides.items():  # the first run of a process is slow, whatever it does
         written(model, [ids], [warm], make())

@@ -62,8 +62,8 @@ def drafts():
         torch.nn.init.normal_(layer.weight, std=0.1)
     return {"never": Draft(), "wild": Wild(), "nearly": Wild(0.8), "itself": ModelDraft(MODEL, 4, 4),
             "small": ModelDraft(SMALL, 3, 4), "small, two rows": ModelDraft(SMALL, 3, 2),
-            "small, short": ModelDraft(SMALL, 5, 4, size=12), "text": PromptLookup(4),
-            "heads": MedusaDraft(MODEL, heads)}  # fmt: skip
+            "small, short": ModelDraft(SMALL, 5, 4, size=12), "sure": ModelDraft(SMALL, 5, 4, sure=0.3),
+            "text": PromptLookup(4), "heads": MedusaDraft(MODEL, heads)}  # fmt: skip
 
 
 # ---- the same text ----
@@ -212,6 +212,8 @@ def test_bad_texts_are_refused():
     for make in (lambda: ModelDraft(SMALL, 0), lambda: PromptLookup(0), lambda: Medusa(8, 0)):
         with pytest.raises(UserError, match="at least 1"):
             make()
+    with pytest.raises(UserError, match="a share"):
+        ModelDraft(SMALL, 2, sure=1.5)
 
 
 # ---- who guesses ----
@@ -284,6 +286,21 @@ def test_rows_of_a_draft_come_back():
         _, taken = write(draft, [PROMPTS[0]])
         assert len(taken) < 20, number
     assert draft.free == [0] and not draft.fed and not draft.q
+
+
+def test_a_draft_stops_behind_the_first_guess_it_is_not_sure_of():
+    for name, n in (("greedy", 0.0), ("drawn", 1.0)):
+        text = Text(0, [1, 2, 3], Sampling(max_tokens=20, temperature=n, seed=5), MODEL)
+        ModelDraft(SMALL, 8).propose([text])
+        all_of_them, shares = list(text.guesses), []
+        assert len(all_of_them) == 8
+        for i, guess in enumerate(all_of_them):
+            logits = SMALL(torch.tensor([[1, 2, 3, *all_of_them[:i]]]))[0, -1]
+            shares.append(logits.softmax(-1)[guess].item())
+        for sure in (0.0, *(share + 1e-6 for share in shares), 1.0):
+            ModelDraft(SMALL, 8, sure=sure).propose([text])
+            due = next((i for i, share in enumerate(shares, 1) if share < sure), 8)
+            assert text.guesses == all_of_them[:due], (name, sure)
 
 
 def test_guesses_that_chance_made_keep_their_shares():
