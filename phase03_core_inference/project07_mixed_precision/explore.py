@@ -51,7 +51,7 @@ class Lab(explore.Album):
     """What an experiment needs of the run: models, text, a place for its picture."""
 
     def __init__(self, config, run):
-        self.config, self.run, self.say = config, run, run.say
+        super().__init__(config, run)
         self.town = Town(config.characters, config.context, 8, run.device)
 
     def model(self):
