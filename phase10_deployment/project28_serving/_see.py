@@ -149,20 +149,23 @@ def routing(lab) -> dict:
 
 
 async def chats(lab, url, policy, turns=4):
-    """Some chats side by side, each turn behind all that was said: the share of prompt tokens found."""
-    said = {
-        i: f"{policy} story {i} of the town. " + _load.text(random.Random(i), 60)
-        for i in range(lab.config.chats)
-    }
+    """Some chats side by side, each turn behind all that was said, whoever is quick first: the share of
+    prompt tokens found."""
+    rng = random.Random(0)
+    openings = [f"{policy} {i}: {_load.text(rng, 120)}" for i in range(lab.config.chats)]
+    said = [[{"role": "user", "content": opening}] for opening in openings]
     read = hit = 0
     for _ in range(turns):
+        rng.shuffle(said)  # in one and the same order, taking turns would find everybody's server by luck
         bodies = [
-            {"model": lab.folder.name, "prompt": text, "max_tokens": 8, "temperature": 0, "ignore_eos": True}
-            for text in said.values()
+            {"model": lab.folder.name, "messages": one, "max_tokens": 8, "temperature": 0, "ignore_eos": True}
+            for one in said
         ]
-        for i, reply in enumerate(await _client.in_turn(url, "/v1/completions", bodies, 2)):
+        replies = await _client.in_turn(url, "/v1/chat/completions", bodies, 2)
+        for one, reply in zip(said, replies, strict=True):
             demand(reply.ok, f"a server answered {reply.status}: {reply.body.decode()}")
             read += reply.usage["prompt_tokens"]
             hit += reply.usage["prompt_tokens_details"]["cached_tokens"]
-            said[i] += " " + "".join(c for c in reply.text if c.isprintable())[:24] + " And then?"
+            words = "".join(c for c in reply.text if c.isprintable())[:24]
+            one += [{"role": "assistant", "content": words}, {"role": "user", "content": "And then?"}]
     return hit / read

@@ -44,12 +44,16 @@ LOG = logging.getLogger("thirty.router")
 
 
 def beginning(body, authorization=""):
-    """What a request's place on the ring is: who asks, as caches are kept apart by key, and its first
-    words."""
+    """What a request's place on the ring is: who asks, as caches are kept apart by key, and its first words.
+
+    Of a chat, nothing behind the first thing that the user said: that is the same in every later turn.
+    """
     try:
         asked = json.loads(body)
         if "messages" in asked:
-            text = "".join(f"{one['role']}: {one['content']}\n" for one in asked["messages"])
+            roles = [one["role"] for one in asked["messages"]]
+            opening = asked["messages"][: roles.index("user") + 1 if "user" in roles else None]
+            text = "".join(f"{one['role']}: {one['content']}\n" for one in opening)
         else:
             text = str(asked.get("prompt", asked.get("input", "")))
     except (ValueError, TypeError, KeyError, AttributeError):

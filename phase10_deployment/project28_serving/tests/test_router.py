@@ -102,6 +102,10 @@ def test_what_a_beginning_is():
     assert (
         beginning(json.dumps(chat)) == beginning(json.dumps(other)) != beginning(json.dumps(chat), "Bearer b")
     )
+    said = [{"role": "user", "content": "one"}]
+    later = [*said, {"role": "assistant", "content": "yes"}, {"role": "user", "content": "more"}]
+    assert beginning(json.dumps({"messages": said})) == beginning(json.dumps({"messages": later}))
+    assert beginning(json.dumps({"messages": said[:0]})) != beginning(json.dumps({"messages": said}))
     assert beginning('{"prompt": "abc"}') != beginning('{"prompt": "abd"}')
     for odd in (
         b"",
