@@ -40,7 +40,7 @@ from phase07_architecture.project20_sparse_attention import block_sparse, learne
 from phase07_architecture.project21_moe import moe, surgery
 from phase07_architecture.project22_memory_efficient import chunked, split_k
 from phase08_parallelism.project23_tensor_parallelism import groups, tensor_parallel
-from phase08_parallelism.project23_tensor_parallelism._threads import ranks
+from phase08_parallelism.project23_tensor_parallelism.threads import ranks
 from phase08_parallelism.project24_pipeline_parallelism import stages
 from phase09_compiler.project27_early_exit import exits, self_speculation
 

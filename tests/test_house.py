@@ -78,6 +78,8 @@ def test_imports_of_other_projects_are_declared_techniques(folder):
             )
             modules = set(parts[2:3]) or set(names or [])
             assert not modules & SCRIPTS, f"{name_of(path)} imports a script of {other}"
+            private = [name for name in modules if name.startswith("_") and path.parent == folder]
+            assert not private, f"{name_of(path)} imports {private} of {other}, which are its own"
 
 
 @pytest.mark.parametrize("folder", BUILT, ids=lambda p: p.name)

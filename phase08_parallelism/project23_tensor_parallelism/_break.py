@@ -9,12 +9,12 @@ from common import plots
 from common.model import GPT, ModelConfig
 
 from . import tensor_parallel
-from ._crew import Crew
 from ._lab import plain, without_f, without_g
-from ._threads import ranks
+from .crew import Crew
 from .groups import Library, Ring
 from .regions import Region
 from .tensor_parallel import RowLinear, share
+from .threads import ranks
 from .vocabulary import ParallelCausalLM
 
 WORLD = 4  # twice the key/value heads of the small model

@@ -9,9 +9,9 @@ from common.model import GPT, ModelConfig
 from phase01_foundation.project03_pretrain.objectives import CausalLM
 
 from . import tensor_parallel
-from ._threads import ranks
 from .collectives import bytes_sent
 from .groups import Ring
+from .threads import ranks
 from .vocabulary import ParallelCausalLM
 
 SMALL = {

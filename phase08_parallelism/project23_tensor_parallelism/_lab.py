@@ -3,7 +3,6 @@ a mistake or without; and the updates that are timed on real ones."""
 
 import copy
 
-import numpy as np
 import torch
 import torch.nn.functional as F
 from torch.distributed.device_mesh import init_device_mesh
@@ -17,13 +16,13 @@ from torch.distributed.tensor.parallel import (
 
 from common.cli import explore
 from common.model import GPT, ModelConfig
-from data.tinytown import TinyTown
 from phase01_foundation.project03_pretrain.objectives import CausalLM
 
 from . import tensor_parallel
-from ._threads import ranks
 from .collectives import Processes
 from .groups import Library, Ring
+from .pages import batches
+from .threads import ranks
 from .vocabulary import ParallelCausalLM
 
 # ---- small trainings on virtual ranks ----
@@ -47,17 +46,11 @@ class Lab(explore.Album):
     """A small model, the same weights and batches for every training."""
 
     def __init__(self, config, run):
-        self.config, self.run, self.say = config, run, run.say
+        super().__init__(config, run)
         torch.manual_seed(config.seed)
         self.base = GPT(ModelConfig(vocab_size=256, n_layer=2, n_head=4, n_kv_head=2, d_model=config.d_model,
                                     d_ff=2 * config.d_model, max_seq_len=config.context))  # fmt: skip
-        need, pages = config.steps * config.batch_size * (config.context + 1), []
-        for page in TinyTown().pages(1):
-            pages.append(np.frombuffer(page.encode(), dtype=np.uint8))
-            if sum(map(len, pages)) > need:
-                break
-        ids = torch.from_numpy(np.concatenate(pages)[:need].astype(np.int64))
-        self.rows = ids.view(config.steps, config.batch_size, config.context + 1)
+        self.rows = batches(config.steps, config.batch_size, config.context)
 
     def trained(self, world, dress=plain, *, sequence=False, finish=True):
         """(loss of each update, how far copies of one parameter lie apart after it) on virtual ranks."""

@@ -9,12 +9,12 @@ from common import plots
 from common.errors import UserError
 
 from . import collectives, tensor_parallel
-from ._crew import Crew
 from ._published import PUBLISHED, predicted
-from ._threads import ranks
 from .collectives import Message, Processes
+from .crew import Crew
 from .groups import Ring
 from .layouts import MACHINES, Shape, best
+from .threads import ranks
 from .vocabulary import ParallelCausalLM
 
 RANKS = 4

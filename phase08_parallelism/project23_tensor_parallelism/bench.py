@@ -12,10 +12,10 @@ from phase01_foundation.project03_pretrain.objectives import CausalLM
 
 from . import _gpu
 from ._cap import numbers, peaks, possible, under_a_cap
-from ._crew import Crew
 from ._exact import SMALL, bench_exact
 from ._lab import Update, repeats, sums, updates
 from .collectives import bytes_sent
+from .crew import Crew
 
 LARGE = {
     "vocab_size": 4096,

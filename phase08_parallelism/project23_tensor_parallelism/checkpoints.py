@@ -94,16 +94,17 @@ def write(folder: Path, tensors: dict[str, torch.Tensor], notes: dict) -> None:
     wait()
 
 
-def read(folder: Path, tensors: dict[str, torch.Tensor]) -> dict:
+def read(folder: Path, tensors: dict[str, torch.Tensor], *, some: bool = False) -> dict:
     """Fill `tensors` from a checkpoint, whatever number of ranks wrote it; its notes.
 
-    UserError where there is none, or it is of another model.
+    some: it may hold more than these, as where a rank has some of the blocks. UserError where there is none,
+    or it is of another model.
     """
     demand((folder / NOTES).is_file(), f"{folder} is no checkpoint: name another folder, or start a new run")
     reader = HuggingFaceStorageReader(str(folder))
     known = reader.read_metadata().state_dict_metadata
     wrong = sorted(name for name, x in tensors.items() if name not in known or known[name].size != x.shape)
-    if wrong or len(known) != len(tensors):
+    if wrong or (len(known) != len(tensors) and not some):
         raise UserError(f"the checkpoint {folder} is of another model ({', '.join(wrong[:3]) or 'larger'})"
                         ": build the model that it was made with")  # fmt: skip
     with quiet():

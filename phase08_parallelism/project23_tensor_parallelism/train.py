@@ -4,21 +4,15 @@ Without torchrun this starts it, on this machine, and says how. Under torchrun i
 several machines. Every rank writes its share of the checkpoints, and any number of ranks can read them.
 """
 
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 
 import torch.distributed as dist
 
-from common.cli import launch
 from common.cli.script import script
 from common.errors import demand
-from common.files import write_json
 from common.recipe import TrainConfig
 
-from . import _rank
-
-NEEDED = {
-    "TORCH_DISABLE_SHARE_RDZV_TCP_STORE": "1"
-}  # without it, ranks that start again meet at an old address
+from . import _rank, torchrun
 
 
 @dataclass(frozen=True)
@@ -114,35 +108,11 @@ PRESETS = {
 }
 
 
-def start(config, run):
-    """torchrun with the ranks of this run on this machine; UserError where they do not come to their end."""
-    place = run.folder / "ranks"
-    write_json(place / _rank.ORDER, {"config": asdict(config), "device": str(run.device)})
-    arguments = [
-        "--standalone",
-        "--nproc-per-node",
-        str(config.ranks),
-        "--max-restarts",
-        str(config.restarts),
-        "-m",
-        _rank.__name__,
-        str(place),
-    ]
-    run.say("python -m torch.distributed.run " + " ".join(arguments))
-    code = launch.start("torch.distributed.run", arguments, env=NEEDED)
-    demand(
-        code == 0,
-        f"the ranks ended with exit code {code}; what they said stands above. --resume goes on "
-        "from the last checkpoint",
-    )
-    return _rank.result(place)
-
-
 def main(config, run):
     if dist.is_torchelastic_launched() or config.ranks == 1:
         found = _rank.work(config, run.folder / "ranks", run.device, run.say)
     else:
-        found = start(config, run)
+        found = torchrun.start(_rank.__name__, config, run)
     if found:
         run.say(
             "{parameters:,} weights, {share:.1%} of them on each rank; {tokens_per_s:,.0f} tokens/s; "

@@ -9,8 +9,8 @@ from torch.func import functional_call
 from common import plots
 from common.model import GPT
 from phase01_foundation.project03_pretrain.objectives import CausalLM
-from phase08_parallelism.project23_tensor_parallelism._crew import Crew
-from phase08_parallelism.project23_tensor_parallelism._threads import ranks
+from phase08_parallelism.project23_tensor_parallelism.crew import Crew
+from phase08_parallelism.project23_tensor_parallelism.threads import ranks
 
 from ._lab import timelines
 from ._see import gantt

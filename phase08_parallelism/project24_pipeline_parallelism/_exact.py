@@ -9,7 +9,7 @@ import torch.nn.functional as F
 from common.benchmark import values
 from common.model import GPT, ModelConfig
 from phase01_foundation.project03_pretrain.objectives import CausalLM
-from phase08_parallelism.project23_tensor_parallelism._threads import ranks
+from phase08_parallelism.project23_tensor_parallelism.threads import ranks
 
 from .pipeline import Pipeline
 from .schedules import SCHEDULES, held, schedule

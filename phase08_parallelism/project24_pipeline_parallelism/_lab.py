@@ -5,7 +5,6 @@ Each side makes the same update of the same model: by one process, by our pipeli
 
 import copy
 
-import numpy as np
 import torch
 import torch.distributed as dist
 from torch.distributed.pipelining import PipelineStage
@@ -13,9 +12,9 @@ from torch.distributed.pipelining.schedules import Schedule1F1B, ScheduleInterle
 
 from common.cli import explore
 from common.model import GPT, ModelConfig
-from data.tinytown import TinyTown
 from phase01_foundation.project03_pretrain.objectives import CausalLM, token_loss
-from phase08_parallelism.project23_tensor_parallelism._threads import ranks
+from phase08_parallelism.project23_tensor_parallelism.pages import batches
+from phase08_parallelism.project23_tensor_parallelism.threads import ranks
 
 from .pipeline import Pipeline, posted
 from .schedules import Action, schedule
@@ -162,7 +161,7 @@ class Lab(explore.Album):
     """A small model, the same weights and rows of TinyTown's bytes for every run."""
 
     def __init__(self, config, run):
-        self.config, self.run, self.say = config, run, run.say
+        super().__init__(config, run)
         sizes = {"vocab_size": 256, "n_layer": 4, "n_head": 4, "n_kv_head": 2, "d_model": config.d_model,
                  "d_ff": 2 * config.d_model, "max_seq_len": config.context}  # fmt: skip
         torch.manual_seed(config.seed)
@@ -173,13 +172,7 @@ class Lab(explore.Album):
             "d_ff": 3 * config.width,
             "max_seq_len": config.length,
         }
-        need, pages = config.steps * config.batch_size * (config.context + 1), []
-        for page in TinyTown().pages(1):
-            pages.append(np.frombuffer(page.encode(), dtype=np.uint8))
-            if sum(map(len, pages)) > need:
-                break
-        ids = torch.from_numpy(np.concatenate(pages)[:need].astype(np.int64))
-        self.rows = ids.view(config.steps, config.batch_size, config.context + 1)
+        self.rows = batches(config.steps, config.batch_size, config.context)
 
 
 class Kept:

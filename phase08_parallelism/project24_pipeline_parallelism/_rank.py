@@ -4,32 +4,18 @@
 folder lies what `train` has written there, the settings; what is found is put beside them.
 """
 
-import json
 import statistics
 import sys
-from itertools import islice
 from pathlib import Path
 
-import torch
-
-from common.cli.script import stop
 from common.device import peak_memory, reset_peak, seed_all, synchronize
-from common.errors import UserError, demand
-from common.files import write_json
+from common.errors import demand
 from common.model import GPT, ModelConfig
-from common.process import of_all, on_first, rank, world_size
+from common.process import group, of_all, on_first, rank, world_size
 from phase01_foundation.project03_pretrain.objectives import CausalLM
-from phase08_parallelism.project23_tensor_parallelism import tensor_parallel
-from phase08_parallelism.project23_tensor_parallelism._loop import started
-from phase08_parallelism.project23_tensor_parallelism._rank import (
-    FOUND,
-    HELD,
-    JUDGED,
-    LEARN,
-    ORDER,
-    on_screen,
-    text,
-)
+from phase08_parallelism.project23_tensor_parallelism import tensor_parallel, torchrun
+from phase08_parallelism.project23_tensor_parallelism.loop import train
+from phase08_parallelism.project23_tensor_parallelism.pages import Rows
 from phase08_parallelism.project23_tensor_parallelism.vocabulary import ParallelCausalLM
 
 from . import _loop
@@ -59,35 +45,29 @@ def pipeline_of(config, grid, device):
 
 
 def fit(config, folder, grid, device, say):
-    """Train this rank's stages, from the last checkpoint on if there is one; (loop, history)."""
+    """Train this rank's stages, from the last checkpoint on if there is one; (its loop, history)."""
     rows, row, p = grid.data.world, grid.data.rank, grid.pipe.world
     demand(
         config.batch_size % (rows * config.micro) == 0,
         f"batch_size {config.batch_size} cannot be cut into {config.micro} micro-batches for each of {rows} "
         "data-parallel rows: make it a multiple",
     )
-    size = {"batch_size": config.batch_size // rows, "context": config.context}
-    learn = text(folder, LEARN, min(4_000_000, config.steps * config.batch_size * config.context) + 1000)
-    held = text(folder, HELD, (JUDGED + 1) * config.batch_size * config.context)
+    text = Rows(config, folder, row, rows, device)
     orders = schedule(config.schedule, p, config.micro, config.rounds)
     looking = forwards_only(p, config.micro, config.rounds)
     objective = _loop.Piped(pipeline_of(config, grid, device))
 
-    def batch_at(i):
-        return tuple(x.to(device) for x in learn.batch(config.seed, i, row, rows, **size))
-
     def evaluate():
-        batches = islice(held.sweep(**size), JUDGED)
-        losses = [objective.pipeline.loss(tuple(x.to(device) for x in batch), looking) for batch in batches]
+        losses = [objective.pipeline.loss(batch, looking) for batch in text.judged()]
         return {"val_loss": statistics.fmean(grid.pipe.all_reduce(loss).item() for loss in losses)}
 
-    loop = _loop.Loop(objective, orders, batch_at, config.train_config, folder, grid, config.seed)
-    return loop, _loop.train(loop, evaluate=evaluate, say=say)
+    run = _loop.Loop(objective, orders, text.batch_at, config.train_config, folder, grid, config.seed)
+    return run, train(run, evaluate=evaluate, say=say)
 
 
 def work(config, folder, device, say):
     """A rank's whole life; on the first one the figures, on the others None."""
-    with started(device, config.patience) as device:
+    with group(device, config.patience) as device:
         on_first(lambda: folder.mkdir(parents=True, exist_ok=True))  # which has looked into the run's folder
         axes = config.parts * config.rows
         demand(world_size() % axes == 0, f"{world_size()} ranks are no multiple of parts x rows, {axes}")
@@ -101,14 +81,13 @@ def work(config, folder, device, say):
         if rank() > 0:
             return None
         total = sum(p.numel() for p in whole(config).parameters())
-        speeds = [row["tokens_per_s"] for row in history.train][1:] or [history.train[0]["tokens_per_s"]]
         return {
             "parameters": total,
             "share": max(held) / total,
             "ranks": world_size(),
             "stages": grid.pipe.world * config.rounds,
             "tokens": config.steps * config.batch_size * config.context,
-            "tokens_per_s": statistics.median(speeds),
+            "tokens_per_s": history.speed,
             "peak_memory_bytes": max(peaks),
             "held": max(most),
             "bubble": 1 - statistics.fmean(busy) / loop.wall if loop.wall else 0.0,
@@ -118,20 +97,7 @@ def work(config, folder, device, say):
         }
 
 
-def main(folder):
-    """What torchrun calls. A user's mistake is one line of this rank."""
+if __name__ != __spec__.name:  # started by torchrun with -m; no script that a user would name
     from .train import Config
 
-    order = json.loads((folder / ORDER).read_text(encoding="utf-8"))
-    try:
-        found = work(Config(**order["config"]), folder, torch.device(order["device"]), on_screen)
-    except UserError as error:
-        stop(f"error: rank {rank()}: {error}", 2)
-    except KeyboardInterrupt:
-        stop("", 130)
-    if found:
-        write_json(folder / FOUND, found)
-
-
-if __name__ != __spec__.name:  # started by torchrun with -m; no script that a user would name
-    main(Path(sys.argv[1]))
+    torchrun.obey(Path(sys.argv[1]), Config, work)

@@ -1,7 +1,7 @@
 """Schedules as they are, as they run, and what becomes of them from 2 to 16 ranks."""
 
 from common import plots
-from phase08_parallelism.project23_tensor_parallelism._crew import Crew
+from phase08_parallelism.project23_tensor_parallelism.crew import Crew
 
 from ._lab import bytes_of, measured_costs, timelines
 from .schedules import SCHEDULES, held, schedule

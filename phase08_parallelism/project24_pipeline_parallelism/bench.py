@@ -5,8 +5,8 @@ import torch
 from common.benchmark import values
 from common.cli.bench import bench
 from phase01_foundation.project03_pretrain.objectives import CausalLM
-from phase08_parallelism.project23_tensor_parallelism._crew import Crew
 from phase08_parallelism.project23_tensor_parallelism.collectives import Wire
+from phase08_parallelism.project23_tensor_parallelism.crew import Crew
 
 from . import _gpu
 from ._exact import bench_gradients, bench_simulator

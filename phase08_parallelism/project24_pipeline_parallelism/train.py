@@ -4,21 +4,17 @@ Without torchrun this starts it, on this machine, and says how. Under torchrun i
 several machines. Ranks are laid out as rows x stages x parts: data, pipeline and tensor parallelism.
 """
 
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from typing import Literal
 
 import torch.distributed as dist
 
-from common.cli import launch
 from common.cli.script import script
 from common.errors import demand
-from common.files import write_json
 from common.recipe import TrainConfig
-from phase08_parallelism.project23_tensor_parallelism._rank import ORDER, result
+from phase08_parallelism.project23_tensor_parallelism import torchrun
 
 from . import _rank
-
-NEEDED = {"TORCH_DISABLE_SHARE_RDZV_TCP_STORE": "1"}  # else ranks that start again meet at an old address
 
 
 @dataclass(frozen=True)
@@ -88,26 +84,11 @@ PRESETS = {
 }  # fmt: skip
 
 
-def start(config, run):
-    """torchrun with the ranks of this run on this machine; UserError where they do not come to their end."""
-    place = run.folder / "ranks"
-    write_json(place / ORDER, {"config": asdict(config), "device": str(run.device)})
-    words = (
-        f"--standalone --nproc-per-node {config.ranks} --max-restarts {config.restarts} -m {_rank.__name__}"
-    )
-    arguments = [*words.split(), str(place)]
-    run.say("python -m torch.distributed.run " + " ".join(arguments))
-    code = launch.start("torch.distributed.run", arguments, env=NEEDED)
-    demand(code == 0, f"the ranks ended with exit code {code}; what they said stands above. --resume goes on "
-           "from the last checkpoint")  # fmt: skip
-    return result(place)
-
-
 def main(config, run):
     if dist.is_torchelastic_launched() or config.ranks == 1:
         found = _rank.work(config, run.folder / "ranks", run.device, run.say)
     else:
-        found = start(config, run)
+        found = torchrun.start(_rank.__name__, config, run)
     if found:
         run.say("{parameters:,} weights in {stages} stages, {share:.1%} of them on the fullest rank; "
                 "{tokens_per_s:,.0f} tokens/s; bubble {bubble:.1%}, by the formula {bubble_by_formula:.1%}; "

@@ -7,9 +7,9 @@ from hypothesis import strategies as st
 
 from common.errors import UserError
 from phase08_parallelism.project23_tensor_parallelism import collectives
-from phase08_parallelism.project23_tensor_parallelism._threads import ranks
 from phase08_parallelism.project23_tensor_parallelism.collectives import Wire, bytes_sent
 from phase08_parallelism.project23_tensor_parallelism.groups import ALONE, Ring
+from phase08_parallelism.project23_tensor_parallelism.threads import ranks
 
 WORLDS = [1, 2, 3, 5]
 

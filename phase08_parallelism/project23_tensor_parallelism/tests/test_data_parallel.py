@@ -10,9 +10,9 @@ from common.model import GPT, Block, swap
 from common.testing import close, tiny
 from phase01_foundation.project03_pretrain.objectives import CausalLM
 from phase08_parallelism.project23_tensor_parallelism import data_parallel
-from phase08_parallelism.project23_tensor_parallelism._threads import ranks
 from phase08_parallelism.project23_tensor_parallelism.data_parallel import Buckets, Sharded, fill
 from phase08_parallelism.project23_tensor_parallelism.groups import Ring
+from phase08_parallelism.project23_tensor_parallelism.threads import ranks
 
 WORLD = 2
 

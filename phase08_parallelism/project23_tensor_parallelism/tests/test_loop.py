@@ -16,7 +16,7 @@ from common.progress import read_history
 from common.ranks import spawn
 from common.training import train as one_process
 from phase01_foundation.project03_pretrain.objectives import CausalLM
-from phase08_parallelism.project23_tensor_parallelism import _loop, _rank, train
+from phase08_parallelism.project23_tensor_parallelism import _rank, loop, pages, train
 
 ROOT, CPU = Path(__file__).resolve().parents[3], torch.device("cpu")
 SMALL = replace(train.PRESETS["smoke"], dropout=0.1, checkpoints=1)
@@ -35,7 +35,7 @@ def by_project_3(folder):
     folder.mkdir()
     model = _rank.whole(replace(SMALL, dropout=0.0))
     size = {"batch_size": SMALL.batch_size, "context": SMALL.context}
-    text = _rank.text(folder, _rank.LEARN, SMALL.steps * SMALL.batch_size * SMALL.context + 1000)
+    text = pages.text(folder, pages.LEARN, SMALL.steps * SMALL.batch_size * SMALL.context + 1000)
     history = one_process(CausalLM(model), lambda i: text.batch(SMALL.seed, i, **size), SMALL.train_config,
                           folder=folder / "run", say=silent)  # fmt: skip
     return history.series("loss")[1], history.series("grad_norm")[1]
@@ -52,7 +52,7 @@ class Killed(Exception):
 
 def break_off(config, folder, step):
     """One process, which ends without a word behind the checkpoint of this update."""
-    save = _loop.Loop.save
+    save = loop.Loop.save
 
     def die(self):
         save(self)
@@ -60,7 +60,7 @@ def break_off(config, folder, step):
             raise Killed
 
     with pytest.MonkeyPatch.context() as patch, pytest.raises(Killed):
-        patch.setattr(_loop.Loop, "save", die)
+        patch.setattr(loop.Loop, "save", die)
         _rank.work(config, folder, CPU, silent)
 
 

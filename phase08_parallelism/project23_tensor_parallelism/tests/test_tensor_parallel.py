@@ -15,7 +15,6 @@ from common.model import GPT, Attention, Cache, SwiGLU
 from common.testing import close, tiny
 from phase01_foundation.project03_pretrain.objectives import CausalLM
 from phase08_parallelism.project23_tensor_parallelism import regions, tensor_parallel, vocabulary
-from phase08_parallelism.project23_tensor_parallelism._threads import ranks
 from phase08_parallelism.project23_tensor_parallelism.collectives import bytes_sent
 from phase08_parallelism.project23_tensor_parallelism.groups import Ring
 from phase08_parallelism.project23_tensor_parallelism.regions import Region
@@ -27,6 +26,7 @@ from phase08_parallelism.project23_tensor_parallelism.tensor_parallel import (
     head_shares,
     share,
 )
+from phase08_parallelism.project23_tensor_parallelism.threads import ranks
 
 B, T = 2, 8
 

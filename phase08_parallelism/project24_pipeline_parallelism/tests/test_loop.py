@@ -1,12 +1,8 @@
-"""The training loop of a rank against project 3's; a run that breaks off, goes on, or is killed."""
+"""The training loop of a rank against project 3's, and a run that breaks off and goes on on more ranks.
 
-import os
-import re
+That torchrun starts killed ranks again is tested in project 23, whose loop this is."""
+
 import shutil
-import signal
-import subprocess
-import sys
-import time
 from dataclasses import replace
 from pathlib import Path
 
@@ -17,10 +13,10 @@ from common.progress import read_history
 from common.ranks import spawn
 from common.training import train as one_process
 from phase01_foundation.project03_pretrain.objectives import CausalLM
-from phase08_parallelism.project23_tensor_parallelism._rank import HELD, JUDGED, LEARN, text
+from phase08_parallelism.project23_tensor_parallelism.pages import HELD, JUDGED, LEARN, text
 from phase08_parallelism.project24_pipeline_parallelism import _loop, _rank, train
 
-ROOT, CPU = Path(__file__).resolve().parents[3], torch.device("cpu")
+CPU = torch.device("cpu")
 SMALL = train.PRESETS["smoke"]
 
 
@@ -109,37 +105,3 @@ def test_matches_project_3_s_trainer_on_four_and_eight_ranks(tmp_path):
     agree(tmp_path, four, found, truth, {"2 x 2": 0.3, "zb": 0.3, "interleaved": 0.6})
     found = spawn(run_as_rank, 8, eight, str(tmp_path), timeout=240.0)[0]
     agree(tmp_path, eight, found, truth, {"2 x 2 x 2": 0.3})
-
-
-def rank_of(pid, folder):
-    """The RANK of a process that works in this folder; None: it does not."""
-    try:
-        if str(folder) not in Path(f"/proc/{pid}/cmdline").read_text():
-            return None
-        found = re.search(r"(?:^|\0)RANK=(\d+)", Path(f"/proc/{pid}/environ").read_text())
-        return int(found[1]) if found else None
-    except (OSError, ValueError):
-        return None
-
-
-@pytest.mark.slow
-@pytest.mark.skipif(not sys.platform.startswith("linux"), reason="looks for its ranks under /proc")
-def test_a_killed_rank_is_started_again(home):
-    """SIGKILL in the middle: torchrun starts both again, and the curve is that of the unbroken run."""
-    config = ["smoke", "--steps", "60", "--checkpoints", "30", "--ranks", "2", "--out"]
-    command = [sys.executable, "-m", train.__name__, *config]
-    env = {**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
-    subprocess.run([*command, str(home / "whole")], env=env, check=True, capture_output=True, timeout=200)
-    broken = subprocess.Popen([*command, str(home / "broken")], env=env, stdout=subprocess.PIPE,
-                              stderr=subprocess.STDOUT, text=True)  # fmt: skip
-    folder, end = home / "broken" / "ranks", time.monotonic() + 120
-    while not list(folder.glob("step-*")) and time.monotonic() < end:
-        time.sleep(0.02)
-    for pid in (int(path.name) for path in Path("/proc").iterdir() if path.name.isdigit()):
-        if rank_of(pid, folder) == 1:
-            os.kill(pid, signal.SIGKILL)
-    said = broken.communicate(timeout=240)[0]
-    assert broken.returncode == 0 and "going on from step" in said, said
-    found, want = (read_history(home / name / "ranks" / "metrics.jsonl") for name in ("broken", "whole"))
-    assert [row["step"] for row in found.train] == list(range(1, 61))
-    assert found.series("loss")[1] == pytest.approx(want.series("loss")[1], abs=1e-5)

@@ -10,7 +10,7 @@ from common.errors import UserError
 from common.model import GPT
 from common.testing import close, tiny
 from phase01_foundation.project03_pretrain.objectives import CausalLM
-from phase08_parallelism.project23_tensor_parallelism._threads import ranks
+from phase08_parallelism.project23_tensor_parallelism.threads import ranks
 from phase08_parallelism.project24_pipeline_parallelism.pipedream import PipeDream, updates_behind
 from phase08_parallelism.project24_pipeline_parallelism.schedules import schedule
 from phase08_parallelism.project24_pipeline_parallelism.stages import cut

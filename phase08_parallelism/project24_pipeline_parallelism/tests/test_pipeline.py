@@ -12,8 +12,8 @@ from common.model import GPT
 from common.testing import close, tiny
 from phase01_foundation.project03_pretrain.objectives import CausalLM
 from phase08_parallelism.project23_tensor_parallelism import tensor_parallel
-from phase08_parallelism.project23_tensor_parallelism._threads import ranks
 from phase08_parallelism.project23_tensor_parallelism.groups import ALONE
+from phase08_parallelism.project23_tensor_parallelism.threads import ranks
 from phase08_parallelism.project23_tensor_parallelism.vocabulary import ParallelCausalLM
 from phase08_parallelism.project24_pipeline_parallelism.pipeline import Pipeline
 from phase08_parallelism.project24_pipeline_parallelism.schedules import Action, forwards_only, schedule

@@ -5,10 +5,7 @@ data-parallel rows, the norm is that of all parts, and a checkpoint is written b
 """
 
 import shutil
-from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass
-from datetime import timedelta
 from typing import Any
 
 import torch
@@ -38,56 +35,24 @@ def grid(parts: int) -> Grid:
     if not several():
         return Grid()
     ranks = torch.arange(dist.get_world_size()).view(-1, parts)
+    return Grid(**my_groups({"tensor": ranks.tolist(), "data": ranks.T.tolist()}))
+
+
+def my_groups(lines: dict[str, list[list[int]]]) -> dict[str, Library]:
+    """{axis: the group of this rank}, where {axis: [the ranks of a group, ...]}. All ranks call this."""
     mine = {}
-    for name, lines in (("tensor", ranks.tolist()), ("data", ranks.T.tolist())):
-        for line in lines:
+    for name, every in lines.items():
+        for line in every:
             group = dist.new_group(line)  # every rank takes part in making every group
             if dist.get_rank() in line:
                 mine[name] = Library(group)
-    return Grid(**mine)
-
-
-@contextmanager
-def started(device: torch.device, patience: float) -> Iterator[torch.device]:
-    """Under torchrun, a process group around the run, in which nobody waits longer than `patience` seconds;
-    yields this process's device."""
-    if not dist.is_torchelastic_launched():
-        yield device
-        return
-    if device.type == "cuda":  # pragma: no cover - gpu
-        device = torch.device("cuda", dist.get_node_local_rank())
-        torch.cuda.set_device(device)
-    backend = "nccl" if device.type == "cuda" else "gloo"
-    dist.init_process_group(backend, timeout=timedelta(seconds=patience))
-    try:
-        yield device
-    finally:
-        dist.destroy_process_group()
-
-
-def train(objective, batch_at, config, folder, grid: Grid, sequence: bool, seed: int, *, evaluate, say):
-    """Project 3's `train` for this rank's part; goes on from the newest checkpoint in the folder, if any."""
-    saved = first_of(checkpoints.latest(folder))
-    on_first(lambda: claim(folder, config, resume=True, say=lambda line: None))
-    loop = Loop(objective, batch_at, config, folder, grid, sequence, seed)
-    if saved:
-        loop.restore(saved)
-        say(f"going on from step {loop.step}")
-    with loop.disk():
-        loop.report = Report(folder / METRICS if rank() == 0 else None, loop.step, config.steps, say)
-    loop.report.history = first_of(loop.report.history)
-    try:
-        with Stop() as stop:
-            loop.run(evaluate, None, stop)
-    finally:
-        loop.report.close()
-    return loop.report.history
+    return mine
 
 
 class Loop(training.Loop):
-    """A run in memory, of this rank."""
+    """A run in memory, of this rank: `objective` holds its part, `model`. Project 24 has one for stages."""
 
-    def __init__(self, objective, batch_at, config, folder, grid: Grid, sequence: bool, seed: int):
+    def __init__(self, objective, batch_at, config, folder, grid: Grid, seed: int, sequence: bool = False):
         super().__init__(objective, batch_at, config, folder, training.adamw)
         self.grid, self.sequence, self.seed, self.model = grid, sequence, seed, objective.model
         for p in self.trained:  # so that there is where a checkpoint can be read to
@@ -108,10 +73,14 @@ class Loop(training.Loop):
         finish_gradients(self.model, self.grid.tensor, self.sequence)
         if self.grid.data.world > 1:
             data_parallel.average(self.model, self.grid.data)
-        norm = gradient_norm(self.model, self.grid.tensor)
+        norm = self.norm()
         if self.config.clip:
             clip_grads_with_norm_(self.trained, self.config.clip, norm)
         return norm
+
+    def norm(self):
+        """Of the gradients of the whole model."""
+        return gradient_norm(self.model, self.grid.tensor)
 
     def tensors(self):
         return checkpoints.state(self.model, self.optimizers[0], self.grid.tensor.world)
@@ -128,9 +97,32 @@ class Loop(training.Loop):
             shutil.rmtree(self.folder / f"step-{self.saved}", ignore_errors=True)
         self.saved = self.step
 
+    def read(self, folder):
+        """Fill weights and moments from a checkpoint; its notes."""
+        return checkpoints.read(folder, self.tensors())
+
     def restore(self, folder):
         """Put everything back; the checkpoint may be of another number of ranks."""
-        notes = checkpoints.read(folder, self.tensors())
+        notes = self.read(folder)
         self.step = self.saved = notes["step"]
         self.tokens, self.mark, self.clock = notes["tokens"], tuple(notes["mark"]), Clock(notes["seconds"])
         self.last = training.Reading(*notes["last"])._replace(stopping=False)
+
+
+def train(loop: Loop, *, evaluate, say):
+    """Project 3's `train` for a rank; goes on from the newest checkpoint in the folder, if any."""
+    folder, config = loop.folder, loop.config
+    saved = first_of(checkpoints.latest(folder))
+    on_first(lambda: claim(folder, config, resume=True, say=lambda line: None))
+    if saved:
+        loop.restore(saved)
+        say(f"going on from step {loop.step}")
+    with loop.disk():
+        loop.report = Report(folder / METRICS if rank() == 0 else None, loop.step, config.steps, say)
+    loop.report.history = first_of(loop.report.history)
+    try:
+        with Stop() as stop:
+            loop.run(evaluate, None, stop)
+    finally:
+        loop.report.close()
+    return loop.report.history
