@@ -95,10 +95,8 @@ def skills(model, tokenizer, judged: int, splits=("held-out", "rephrased")) -> d
         found[f"{split}: in form"] = sum(formed) / len(formed)
     rows = [row for row in questions(judged, "held-out") if row["family"] in skill.KNOWLEDGE]
     as_text = skill.score(model, tokenizer, rows, ask=plain_prompt)
-    pages = list(islice(TinyTown().questions("held-out", "knowledge", "plain"), 5 * judged))
-    in_pages = probe.exact(pages, probe.complete(model, tokenizer, [row["prompt"] for row in pages]))
     found["knowledge as text"] = skill.macro(as_text, skill.KNOWLEDGE)
-    return found | {"knowledge in pages": in_pages}
+    return found | {"knowledge in pages": probe.knows(model, tokenizer, TinyTown(), "plain", 5 * judged)}
 
 
 def table(before: dict[str, float], after: dict[str, float], guessed: dict[str, float]) -> list[str]:

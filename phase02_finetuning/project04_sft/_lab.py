@@ -21,7 +21,7 @@ class Lab(explore.Album):
     """The base model, never changed: each training has a copy of its own."""
 
     def __init__(self, config, run):
-        self.config, self.run = config, run
+        super().__init__(config, run)
         folder = chain.find("base", config.model, say=run.say)
         self.tokenizer, self.base = tokenizers.load(folder), hub.load(folder, device=run.device).eval()
         self.context = min(256, self.base.config.max_seq_len)

@@ -3,6 +3,8 @@
 import torch
 
 from common import plots
+from data.tinytown import TinyTown
+from phase01_foundation.project03_pretrain import probe
 
 from . import _tune
 from .fake_quant import Observer, gradients, naive
@@ -40,7 +42,7 @@ def bits(lab):
         made = [_tune.dense(model) for model in models]
         losses = [lab.loss(model) for model in made]
         best = made[losses.index(min(losses))]
-        return min(losses), lab.town.knows(best, lab.config.asked)
+        return min(losses), probe.knows(best, lab.tokenizer, TinyTown(), most=lab.config.asked)
 
     level = {"float": judge([lab.base]), "control": judge([control])}
     points = {name: {n: judge(way(n)) for n in lab.config.bits} for name, way in ways.items()}

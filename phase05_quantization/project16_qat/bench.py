@@ -18,6 +18,7 @@ from common.cli.paths import models
 from common.device import dtype_for
 from common.model import GPT, ModelConfig
 from phase01_foundation.project03_pretrain.objectives import CausalLM
+from phase01_foundation.project03_pretrain.town import Town
 
 from . import _tune, qat
 from .train import PRESETS
@@ -40,9 +41,8 @@ class Trial:
         self.seeds, self.say = range(b.pick(smoke=1, quick=1, full=3)), b.say
         self.bits = b.pick(smoke=(8, 4, 3, 2), quick=(8, 4, 2), full=(8, 4, 3, 2))
         self.base = hub.load(folder, device=b.device)
-        tokens = self.plan.steps * self.plan.batch_size * self.plan.context + self.plan.context + 1
         judged = b.pick(smoke=200, quick=4_000, full=20_000)
-        self.town = _tune.Town(tokenizers.load(folder), tokens, judged, b.device)
+        self.town = Town(tokenizers.load(folder), self.plan.text, judged, b.device)
 
     def loss(self, model):
         return self.town.loss(model, self.plan.context)
@@ -57,8 +57,8 @@ class Trial:
         if bits:
             qat.apply(model, qat.QATConfig(bits))
         with tempfile.TemporaryDirectory() as folder:
-            _tune.fit(model, self.town, replace(self.plan, seed=seed), Path(folder) / "run")
-        return model.eval()
+            self.town.fit(CausalLM(model), replace(self.plan, seed=seed), Path(folder) / "run")
+        return model
 
     @cached_property
     def losses(self):
@@ -95,19 +95,13 @@ def bench_recovery(b, trial):
                     "better of two grids; the control was trained in float on the same batches",
                 settings={"float": plain, "rounded": ptq, "QAT": ours, "control": control,
                           "recovery of what rounding the control costs": later,
-                          "updates": trial.plan.steps, "tokens of an update": tokens_of(trial.plan)})
-
-
+                          "updates": trial.plan.steps, "tokens of an update": trial.plan.tokens})
     pairs = zip(found["qat", 4], control, strict=True)
     shares = [_tune.recovery(found["gptq", 4], plain, q, c) for q, c in pairs]
     b.claim("gptq-4", "At 4 bits it recovers at least 60 % of what GPTQ's better rounding costs", **SHARE,
             goal=(">=", 0.6), measured=values("QAT", shares), bound=1.0,
             settings={"GPTQ": found["gptq", 4], "float": plain, "rounded to nearest": found["ptq", 4]},
             why="GPTQ pays most rounding errors forward, so that little is left to recover")
-
-
-def tokens_of(plan):
-    return plan.batch_size * plan.context
 
 
 def bench_tie(b, trial):

@@ -17,7 +17,10 @@ from common.cli import chain
 from common.cli.paths import models
 from common.cli.script import script
 from common.errors import demand
+from data.tinytown import TinyTown
 from phase01_foundation.project03_pretrain import probe
+from phase01_foundation.project03_pretrain.objectives import CausalLM
+from phase01_foundation.project03_pretrain.town import Town, demand_context
 
 from . import _tune, qat
 
@@ -60,8 +63,8 @@ class Config:
 
     @property
     def plan(self):
-        return _tune.Plan(self.steps, self.learning_rate, self.step_rate, self.batch_size, self.context,
-                          self.seed)  # fmt: skip
+        return _tune.Plan(steps=self.steps, learning_rate=self.learning_rate, step_rate=self.step_rate,
+                          batch_size=self.batch_size, context=self.context, seed=self.seed)  # fmt: skip
 
     @property
     def rounding(self):
@@ -84,8 +87,8 @@ def trained(base, town, config, run, rounding=None):
     if config.inputs == "static" and rounding is not None:
         qat.calibrate(model, (batch_at(i)[0] for i in range(4)))
     run.say(f"{name}: {config.steps} updates")
-    history = _tune.fit(model, town, config.plan, run.folder / name, resume=run.resumed, say=run.say)
-    return model.eval(), history
+    history = town.fit(CausalLM(model), config.plan, run.folder / name, resume=run.resumed, say=run.say)
+    return model, history
 
 
 @torch.no_grad()
@@ -135,10 +138,9 @@ def save(model, tokenizer, config, metrics, base, run):
 def main(config, run):
     folder = chain.find("base", config.model, say=run.say)
     tokenizer, base = tokenizers.load(folder), hub.load(folder, device=run.device)
-    context, most = config.context, base.config.max_seq_len
-    demand(context <= most, f"a context of {context} is longer than the {most} tokens that this model reads")
-    tokens = min(2_000_000, config.steps * config.batch_size * context + context + 1)
-    town = _tune.Town(tokenizer, tokens, config.judged, run.device)
+    context = config.context
+    demand_context(base, context)
+    town = Town(tokenizer, config.plan.text, config.judged, run.device)
     control, past = trained(base, town, config, run)
     made, curve = trained(base, town, config, run, config.rounding)
     made, equal = exported(made, town, config)
@@ -149,7 +151,7 @@ def main(config, run):
     found = {name: {"loss": town.loss(model, context)} for name, model in sides.items()}
     for name, model in sides.items():
         if config.asked:
-            found[name]["knows"] = town.knows(model, config.asked)
+            found[name]["knows"] = probe.knows(model, tokenizer, TinyTown(), most=config.asked)
     run.say("the exported model gives the logits of the trained one, to the last bit")
     metrics = {f"{name}: {key}": value for name, row in found.items() for key, value in row.items()}
     metrics["recovery"] = report(found, config, run)

@@ -47,7 +47,7 @@ def recovery(lab):
         plan = lab.plan(max(1, lab.config.steps // part))
         made = copy.deepcopy(model)
         _tune.recover(made, lab.ids(plan), plan, lab.fresh(f"after {plan.steps}"))
-        found[f"{plan.tokens:,} tokens of training"] = lab.perplexity(made) / base
+        found[f"{plan.steps * plan.tokens:,} tokens of training"] = lab.perplexity(made) / base
     return bars(lab, "Half of all heads and neurons gone", found, "recovery.png")
 
 

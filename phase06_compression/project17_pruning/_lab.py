@@ -4,7 +4,6 @@ import copy
 import json
 import math
 import time
-from itertools import islice
 from pathlib import Path
 
 import torch
@@ -17,8 +16,7 @@ from common import tokenizer as tokenizers
 from common.cli import chain
 from common.errors import UserError, demand
 from common.generate import Sampling, generate
-from data.tinytown import TinyTown
-from phase01_foundation.project03_pretrain import probe
+from phase01_foundation.project03_pretrain.town import ids_of
 from phase05_quantization.project14_ptq.calibration import windows
 
 from . import magnitude, sparsegpt, storage, structured, wanda
@@ -81,15 +79,9 @@ def pruned(model, batches, name, sparsity, pattern=None, **more):
 # ---- texts ----
 
 
-def ids_of(tokenizer, tokens, stream):
-    """The first ids of a stream of TinyTown, an end behind each page, (tokens,)."""
-    end, pages = probe.end_id(tokenizer), TinyTown().pages(stream)
-    return torch.tensor(list(islice((i for page in pages for i in [*tokenizer.encode(page), end]), tokens)))
-
-
 def texts(tokenizer, count, length, stream=CALIBRATION):
     """`count` windows of `length` tokens each, (1, length), of a stream of TinyTown."""
-    return windows(ids_of(tokenizer, count * length, stream), length, count)
+    return windows(ids_of(tokenizer, stream, count * length), length, count)
 
 
 @torch.no_grad()
@@ -105,12 +97,6 @@ def losses(model, batches) -> list[float]:
 def perplexity(model, batches) -> float:
     values = losses(model, batches)
     return math.exp(min(sum(values) / len(values), 700))
-
-
-def knows(model, tokenizer, most):
-    """The share of held-out sentences about the town that the model ends rightly, of so many."""
-    rows = list(islice(TinyTown().questions("held-out", "knowledge", "cloze"), most))
-    return probe.exact(rows, probe.complete(model, tokenizer, [row["prompt"] for row in rows]))
 
 
 def says(model, tokenizer, prompt, new):

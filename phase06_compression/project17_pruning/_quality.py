@@ -9,6 +9,7 @@ from common.benchmark import values
 from common.cli import chain
 from common.cli.paths import models
 from common.results import Figure
+from phase01_foundation.project03_pretrain.town import ids_of
 
 from . import _attempts, _lab, _tune, structured
 
@@ -125,12 +126,13 @@ def bench_recovery(b):
     for seed in b.pick(smoke=(0,), quick=(0,), full=(0, 1, 2)):
         plan = b.pick(smoke=_tune.Plan(2, batch_size=2, context=16, seed=seed),
                       quick=_tune.Plan(seed=seed), full=_tune.Plan(seed=seed))  # fmt: skip
-        ids = _lab.ids_of(words, plan.tokens + plan.context + 1, _lab.LEARN)
+        ids = ids_of(words, _lab.LEARN, plan.text)
         for name, start in {**cuts, CONTROL: model}.items():
             found[name].append(_lab.perplexity(trained(start, ids, plan), judged))
         b.say(f"seed {seed}: whole {whole:.4f}, " + ", ".join(f"{k} {v[-1]:.4f}" for k, v in found.items()))
     for name, cut in cuts.items():
-        settings = {"before the training": before[name], "tokens": plan.tokens, **_lab.shares(cut, model)}
+        settings = {"before the training": before[name], "tokens": plan.steps * plan.tokens,
+                    **_lab.shares(cut, model)}  # fmt: skip
         for tail, level in (("", [whole] * len(found[name])), ("-control", found[CONTROL])):
             sentence, goal = GOALS[name + tail]
             beside = CONTROL if tail else "whole"

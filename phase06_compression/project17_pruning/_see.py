@@ -6,6 +6,8 @@ import math
 import torch
 
 from common import plots
+from data.tinytown import TinyTown
+from phase01_foundation.project03_pretrain import probe
 
 from . import _lab, _speed, _tune, magnitude, structured
 
@@ -109,6 +111,7 @@ def masks(lab):
 def schedule(lab):
     """When weights go: at once and then training, or bit by bit while training; as many updates each."""
     plan, share = lab.plan(), 0.8
+    total = plan.steps * plan.tokens
     fig, ((left, right),) = plots.figure(1, 2, width=11, height=3.8)
     last = max(1, 2 * plan.steps // 3)
     due = [100 * magnitude.cubic(i, last, share) for i in range(plan.steps)]
@@ -124,7 +127,7 @@ def schedule(lab):
             history = _tune.gradual(model, lab.ids(plan), plan, folder, share)
         found[name] = lab.perplexity(model)
         left.plot(*history.series("loss"), color=colour, linewidth=1.2, label=name)
-        lab.say(f"  {share:.0%} {name}: perplexity {found[name]:.3f} after {plan.tokens:,} tokens")
+        lab.say(f"  {share:.0%} {name}: perplexity {found[name]:.3f} after {total:,} tokens")
     left.set(xlabel="update", ylabel="nats a token")
     right.set(xlabel="update", ylabel="% removed", ylim=(0, 100))
     plots.legend(right, loc="lower right")
@@ -155,7 +158,7 @@ def text(lab):
     found, sides = {}, {"whole": lab.base} | {name: lab.pruned(name, 0.5) for name in _lab.METHODS}
     for name, model in sides.items():
         said, _ = _lab.says(model, lab.tokenizer, lab.config.prompt, lab.config.tokens)
-        found[name] = _lab.knows(model, lab.tokenizer, lab.config.asked)
+        found[name] = probe.knows(model, lab.tokenizer, TinyTown(), most=lab.config.asked)
         lab.say(f"  {name}, knows {found[name]:.0%}: {lab.config.prompt}{' '.join(said.split())}")
     return found
 

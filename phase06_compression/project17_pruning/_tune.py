@@ -2,59 +2,23 @@
 
 from dataclasses import dataclass
 
-import torch
-
-from common.device import dtype_for, seed_all
-from common.errors import demand
-from common.recipe import TrainConfig
+from common.device import seed_all
 from common.training import train
+from phase01_foundation.project03_pretrain import town
 from phase01_foundation.project03_pretrain.objectives import CausalLM
 
 from .magnitude import Gradual, hold, matrices, settle
 
 
 @dataclass(frozen=True)
-class Plan:
+class Plan(town.Plan):
     """A training, the same for all that is compared. UserError if it makes no sense."""
 
     steps: int = 144
-    """Updates."""
     learning_rate: float = 1e-3
-    """Highest size of an update; it warms up over a twentieth of the run, and falls to a twentieth."""
     batch_size: int = 4
-    """Rows in an update."""
     context: int = 256
-    """Tokens of a row."""
-    seed: int = 0
-    """Of the order of the text."""
-
-    def __post_init__(self):
-        least = min(self.steps, self.batch_size, self.context)
-        demand(least >= 1, "steps, batch_size and context must be at least 1")
-
-    @property
-    def tokens(self) -> int:
-        return self.steps * self.batch_size * self.context
-
-    def train_config(self, device):
-        precision = "bf16" if dtype_for(device) == torch.bfloat16 else "fp32"
-        return TrainConfig(steps=self.steps, learning_rate=self.learning_rate, warmup=self.steps // 20,
-                           min_learning_rate=self.learning_rate / 20, weight_decay=0.0, beta2=0.95,
-                           precision=precision, log_every=max(1, self.steps // 100), eval_every=self.steps,
-                           save_every=self.steps)  # fmt: skip
-
-    def batches(self, ids):
-        """batch_at(i) -> (inputs, targets), each (rows, context): a pure function of i. ids: (n,)."""
-        last = len(ids) - self.context
-        demand(last > 0, f"a context of {self.context} is longer than the text: shorten it")
-
-        def batch_at(i):
-            draw = torch.Generator().manual_seed(1_000_003 * self.seed + i)
-            starts = torch.randint(last, (self.batch_size, 1), generator=draw).to(ids.device)
-            rows = ids[starts + torch.arange(self.context + 1, device=ids.device)]
-            return rows[:, :-1], rows[:, 1:]
-
-        return batch_at
+    weight_decay: float = 0.0
 
 
 def zeros_of(model):

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from common.cli import explore
 from common.cli.script import script
 from common.errors import demand
+from phase01_foundation.project03_pretrain.town import demand_context, ids_of
 
 from . import _break, _lab, _see, _tune, magnitude
 
@@ -80,11 +81,10 @@ class Lab(explore.Album):
     """The base model is never changed: each experiment works on copies."""
 
     def __init__(self, config, run):
-        self.config, self.run, self.say = config, run, run.say
+        super().__init__(config, run)
         _, self.base, self.tokenizer = _lab.plain_model(config.model, run.say, "cpu")
+        demand_context(self.base, config.context)
         most = self.base.config.max_seq_len
-        demand(config.context <= most, f"a context of {config.context} is longer than the {most} tokens that "
-               "this model reads")  # fmt: skip
         self.batches = _lab.texts(self.tokenizer, config.windows, min(config.length, most))
         self.judged = _lab.texts(self.tokenizer, config.judged, most, _lab.HELD_OUT)
 
@@ -99,7 +99,7 @@ class Lab(explore.Album):
         return _tune.Plan(steps or c.steps, c.learning_rate, c.batch_size, c.context, c.seed)
 
     def ids(self, plan):
-        return _lab.ids_of(self.tokenizer, plan.tokens + plan.context + 1, _lab.LEARN)
+        return ids_of(self.tokenizer, _lab.LEARN, plan.text)
 
     def fresh(self, name):
         """An empty folder for a training."""

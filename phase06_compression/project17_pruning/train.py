@@ -15,6 +15,9 @@ from common import plots
 from common.cli.paths import models
 from common.cli.script import script
 from common.errors import demand
+from data.tinytown import TinyTown
+from phase01_foundation.project03_pretrain import probe
+from phase01_foundation.project03_pretrain.town import demand_context, ids_of
 
 from . import _lab, _tune, magnitude, storage
 
@@ -96,8 +99,8 @@ def cut(base, tokenizer, config):
 def learn(model, base, tokenizer, config, run):
     """(histories by name): what is left learns on, and beside it the whole model, as long."""
     plan = config.plan(config.steps)
-    ids = _lab.ids_of(tokenizer, min(2_000_000, plan.tokens + plan.context + 1), _lab.LEARN)
-    run.say(f"{plan.steps} updates, {plan.tokens:,} tokens, of what is left")
+    ids = ids_of(tokenizer, _lab.LEARN, plan.text)
+    run.say(f"{plan.steps} updates, {plan.steps * plan.tokens:,} tokens, of what is left")
     how = {"resume": run.resumed, "say": run.say}
     folder = run.folder / "recovery"
     if config.method == "gradual":
@@ -141,9 +144,8 @@ def keep(model, tokenizer, config, metrics, masks, base, run):
 
 def main(config, run):
     folder, base, tokenizer = _lab.plain_model(config.model, run.say, run.device)
+    demand_context(base, config.context)
     most = base.config.max_seq_len
-    demand(config.context <= most, f"a context of {config.context} is longer than the {most} tokens that "
-           "this model reads")  # fmt: skip
     judged = _lab.texts(tokenizer, config.judged, most, _lab.HELD_OUT)
     run.say(f"{folder.name}: {config.method}, {config.pattern or f'{config.sparsity:.0%} of the blocks'}")
     model, history, sides = cut(base, tokenizer, config), {}, {"whole": base}
@@ -163,7 +165,7 @@ def main(config, run):
         text, speed = _lab.says(side, tokenizer, config.prompt, min(64, most // 2))
         metrics |= {f"weights, {name}": _lab.weights_of(side), f"tokens/s, {name}": speed}
         if config.asked:
-            metrics[f"knows, {name}"] = _lab.knows(side, tokenizer, config.asked)
+            metrics[f"knows, {name}"] = probe.knows(side, tokenizer, TinyTown(), most=config.asked)
         run.say(f"\n{name}: {_lab.weights_of(side):,} weights, {speed:.0f} tokens/s"
                 + (f", knows {metrics[f'knows, {name}']:.0%}" if config.asked else "")
                 + f"\n{config.prompt}{' '.join(text.split())}")  # fmt: skip

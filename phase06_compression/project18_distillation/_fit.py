@@ -1,23 +1,18 @@
-"""What the scripts share: TinyTown as batches, a new student, a training, and what a model is judged by."""
+"""What the scripts share: a new student, the text, a training, and what a model is judged by."""
 
 import math
 from dataclasses import dataclass
-from itertools import islice
 
 import torch
 import torch.nn.functional as F
 
-from common.device import dtype_for, seed_all
-from common.errors import demand
+from common.device import seed_all
 from common.model import GPT, ModelConfig
-from common.training import TrainConfig, train
-from data.tinytown import TinyTown
-from phase01_foundation.project03_pretrain import probe
+from common.training import train
+from phase01_foundation.project03_pretrain import town
 from phase01_foundation.project03_pretrain.objectives import CausalLM
 
 from .logit_kd import overlap, soften
-
-LEARN, HELD = 1, 2  # streams of TinyTown's pages; the base model was trained on stream 0
 
 
 @dataclass(frozen=True)
@@ -45,86 +40,23 @@ class Sizes:
                                d_ff=self.d_ff)).to(teacher.embed.weight.device)  # fmt: skip
 
 
-@dataclass(frozen=True)
-class Plan:
-    """A training, the same for the student with a teacher and for the one without."""
+class Town(town.Town):
+    """TinyTown for students."""
 
-    steps: int = 400
-    """Updates."""
-    learning_rate: float = 6e-3
-    """Highest size of an update; it warms up over a twentieth of the run, and falls to a twentieth."""
-    batch_size: int = 8
-    """Rows in an update."""
-    context: int = 128
-    """Tokens of a row."""
-    seed: int = 0
-    """Of the first weights and of the order of the text."""
-
-    def __post_init__(self):
-        demand(min(self.steps, self.batch_size, self.context) >= 1,
-               "steps, batch_size and context must be at least 1")  # fmt: skip
-
-    @property
-    def tokens(self):
-        """Of an update."""
-        return self.batch_size * self.context
-
-    def train_config(self, device, every=0):
-        """The settings of the loop; an evaluation every so many updates, 0: at both ends."""
-        precision = "bf16" if dtype_for(device) == torch.bfloat16 else "fp32"
-        return TrainConfig(steps=self.steps, learning_rate=self.learning_rate, warmup=self.steps // 20,
-                           min_learning_rate=self.learning_rate / 20, beta2=0.95, precision=precision,
-                           log_every=max(1, self.steps // 100), eval_every=every or self.steps,
-                           save_every=self.steps)  # fmt: skip
-
-
-class Town:
-    """Pages of TinyTown as ids: one stream to train on, another to judge by."""
-
-    def __init__(self, tokenizer, tokens, judged, device):
-        self.tokenizer, self.device = tokenizer, device
-        self.learn, self.held = (self.ids(*part).to(device) for part in ((LEARN, tokens), (HELD, judged)))
-
-    def ids(self, stream, n):
-        """The first n ids of a stream, an end behind each page, (n,)."""
-        end, pages = probe.end_id(self.tokenizer), TinyTown().pages(stream)
-        every = (i for page in pages for i in [*self.tokenizer.encode(page), end])
-        return torch.tensor(list(islice(every, n)))
-
-    def batches(self, plan):
-        """batch_at(i) -> (inputs, targets), each (rows, context): a pure function of i."""
-        last = len(self.learn) - plan.context
-        demand(last > 0, f"a context of {plan.context} is longer than the text: shorten it")
-
-        def batch_at(i):
-            draw = torch.Generator().manual_seed(1_000_003 * plan.seed + i)
-            starts = torch.randint(last, (plan.batch_size, 1), generator=draw).to(self.device)
-            windows = self.learn[starts + torch.arange(plan.context + 1, device=self.device)]
-            return windows[:, :-1], windows[:, 1:]
-
-        return batch_at
+    part = 8  # a teacher reads them as well
 
     def prompts(self, plan, length):
         """batch_at(i) -> (rows, length), the beginnings of the rows of `batches`."""
         batch_at = self.batches(plan)
         return lambda i: batch_at(i)[0][:, :length]
 
-    def rows(self, context):
-        """Batches of unseen pages, (inputs, targets)."""
-        windows = self.held.unfold(0, context + 1, context)
-        return [(part[:, :-1], part[:, 1:]) for part in windows.split(8)]
-
     def alone(self, model):
         """What a student learns by without a teacher."""
         return CausalLM(model)
 
-    def loss(self, model, context, most=None):
-        """Nats a token of unseen pages; of so many batches of them."""
-        return probe.surprise(model, self.rows(context)[:most])["loss"]
-
     def judge(self, model, teacher, context):
         """How a model does on unseen pages, alone and beside its teacher."""
-        return beside(model, teacher, self.rows(context))
+        return beside(model, teacher, self.windows(context))
 
 
 @torch.no_grad()

@@ -6,8 +6,8 @@ from functools import cached_property
 from common import hub
 from common import tokenizer as tokenizers
 from common.cli import chain, explore
-from common.errors import demand
 from phase01_foundation.project03_pretrain.objectives import CausalLM
+from phase01_foundation.project03_pretrain.town import Plan, demand_context
 
 from . import _fit
 from .feature_kd import MINILM, FeatureKD
@@ -18,19 +18,15 @@ class Lab(explore.Album):
     """The teacher is never changed; every student begins with the same weights and reads the same batches."""
 
     def __init__(self, config, run):
-        self.config, self.run, self.say = config, run, run.say
+        super().__init__(config, run)
         self.folder = chain.find("base", config.model, say=run.say)
         self.tokenizer = tokenizers.load(self.folder)
         self.teacher = hub.load(self.folder, device=run.device).eval()
-        most = self.teacher.config.max_seq_len
-        demand(config.context <= most, f"a context of {config.context} is longer than the {most} tokens that "
-               "the teacher reads")  # fmt: skip
-        self.plan = _fit.Plan(config.steps, config.learning_rate, config.batch_size, config.context,
-                              config.seed)  # fmt: skip
+        demand_context(self.teacher, config.context)
+        self.plan = Plan(config.steps, config.learning_rate, config.batch_size, config.context, config.seed)
         self.sizes = _fit.Sizes(config.n_layer, config.d_model, config.n_head, config.n_kv_head, config.d_ff)
-        tokens = min(2_000_000, config.steps * self.plan.tokens + config.context + 1)
-        self.town = _fit.Town(self.tokenizer, tokens, config.judged, run.device)
-        self.held = self.town.rows(config.context)
+        self.town = _fit.Town(self.tokenizer, self.plan.text, config.judged, run.device)
+        self.held = self.town.windows(config.context)
 
     def student(self):
         """A new one."""

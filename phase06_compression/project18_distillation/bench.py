@@ -43,10 +43,9 @@ class Trial:
         self.seeds = range(b.pick(smoke=1, quick=1, full=3))
         self.sizes = b.pick(smoke=TINY, quick=self.preset.sizes, full=self.preset.sizes)
         self.tokenizer, self.teacher = tokenizers.load(folder), hub.load(folder, device=b.device)
-        # three times the text: who learns alone for as long reads on
-        tokens = min(2_000_000, 3 * steps * self.plan.tokens + self.plan.context + 1)
+        tokens = replace(self.plan, steps=3 * steps).text  # who learns alone for as long reads on
         self.town = _fit.Town(self.tokenizer, tokens, b.pick(smoke=100, quick=4_000, full=30_000), b.device)
-        self.rows = self.town.rows(self.plan.context)
+        self.rows = self.town.windows(self.plan.context)
         self.asked = _draft.prompts(self.tokenizer, b.pick(smoke=1, quick=2, full=16), 16)
         self.new = b.pick(smoke=4, quick=16, full=64)
 

@@ -18,6 +18,7 @@ from common.device import synchronize
 from common.errors import demand
 from common.generate import Sampling, generate
 from phase01_foundation.project03_pretrain import probe
+from phase01_foundation.project03_pretrain.town import Plan, demand_context
 
 from . import _draft, _fit
 from ._answers import Answers
@@ -96,7 +97,7 @@ class Config:
 
     @property
     def plan(self):
-        return _fit.Plan(self.steps, self.learning_rate, self.batch_size, self.context, self.seed)
+        return Plan(self.steps, self.learning_rate, self.batch_size, self.context, self.seed)
 
     @property
     def sizes(self):
@@ -107,7 +108,7 @@ class Config:
         return "sft" if self.how in ("task", "said") else "base"
 
 
-GLANCE = 4  # batches of unseen text that are looked at on the way
+GLANCE = 32  # windows of unseen text that are looked at on the way
 TINY = {"n_layer": 1, "d_model": 16, "n_head": 2, "n_kv_head": 1, "d_ff": 24}
 PRESETS = {
     "smoke": Config(**TINY, steps=4, batch_size=2, context=24, judged=200, drafts=1),
@@ -128,15 +129,13 @@ class Class:
         for folder in named[1:]:
             check_words(self.tokenizer, tokenizers.load(folder))
         self.models = [hub.load(folder, device=run.device) for folder in named]
-        self.teacher, most = self.models[0], self.models[0].config.max_seq_len
-        demand(config.context <= most, f"a context of {config.context} is longer than the {most} tokens that "
-               "the teacher reads")  # fmt: skip
+        self.teacher = self.models[0]
+        demand_context(self.teacher, config.context)
         if config.link == "sft":
             rows = min(24_000, config.steps * config.batch_size)
             self.text = Answers(self.tokenizer, rows, max(2, config.judged // 100), run.device)
         else:
-            tokens = min(2_000_000, config.steps * config.plan.tokens + config.context + 1)
-            self.text = _fit.Town(self.tokenizer, tokens, config.judged, run.device)
+            self.text = _fit.Town(self.tokenizer, config.plan.text, config.judged, run.device)
 
     def student(self):
         """A new student, or a copy of the one named. UserError if the teacher cannot teach it."""

@@ -10,24 +10,22 @@ from common import tokenizer as tokenizers
 from common.cli import chain, explore
 from common.errors import demand
 from common.model import GPT, ModelConfig
-
-from . import _town
+from phase01_foundation.project03_pretrain.objectives import CausalLM
+from phase01_foundation.project03_pretrain.town import Plan, Town, demand_context
 
 
 class Lab(explore.Album):
     """The base model is never changed: what is shared is a copy of it."""
 
     def __init__(self, config, run):
-        self.config, self.run, self.say = config, run, run.say
+        super().__init__(config, run)
         folder = chain.find("base", config.model, say=run.say)
         self.tokenizer, self.base = tokenizers.load(folder), hub.load(folder, device=run.device)
-        most, n = self.base.config.max_seq_len, len(self.base.blocks)
-        demand(config.context <= most, f"a context of {config.context} is longer than the {most} tokens that "
-               "this model reads")  # fmt: skip
-        demand(n > 1, "a model of one layer has nothing to share between layers: name another")
-        self.plan = _town.Plan(steps=config.steps, batch_size=config.batch_size, context=config.context,
-                               learning_rate=config.learning_rate, seed=config.seed)  # fmt: skip
-        self.town = _town.Town(self.tokenizer, self.plan.tokens, config.judged, run.device)
+        demand_context(self.base, config.context)
+        several = len(self.base.blocks) > 1
+        demand(several, "a model of one layer has nothing to share between layers: name another")
+        self.plan = Plan(config.steps, config.learning_rate, config.batch_size, config.context, config.seed)
+        self.town = Town(self.tokenizer, self.plan.text, config.judged, run.device)
 
     def copy(self):
         """The base model, to be changed."""
@@ -41,8 +39,7 @@ class Lab(explore.Album):
         """Train a model in place; [(update, loss on unseen pages)] at so many points. changes: of plan."""
         plan = replace(self.plan, **changes)
         every = max(1, plan.steps // points) if points else 0
-        history = _town.fit(model, self.town, plan, self.training_folder(), every=every)
-        model.eval()
+        history = self.town.fit(CausalLM(model), plan, self.training_folder(), every=every)
         return list(zip(*history.series("val_loss"), strict=True))
 
     def small(self):

@@ -19,8 +19,9 @@ from common.cli.paths import models
 from common.model import ModelConfig
 from common.recipe import TrainConfig, adamw
 from phase01_foundation.project03_pretrain.objectives import CausalLM
+from phase01_foundation.project03_pretrain.town import Town
 
-from . import _decode, _town, _ways
+from . import _decode, _ways
 from ._gpu import bench_gpu
 from .layer_sharing import adjacent, cycle, unshared
 from .train import PRESETS
@@ -53,7 +54,7 @@ class Trial:
         self.seeds, self.say, self.device = range(b.pick(smoke=1, quick=1, full=3)), b.say, b.device
         self.others = b.pick(smoke=ONCE, quick=(), full=ONCE)
         judged = b.pick(smoke=200, quick=4_000, full=30_000)
-        self.town = _town.Town(tokenizers.load(folder), self.plan.tokens, judged, b.device)
+        self.town = Town(tokenizers.load(folder), self.plan.text, judged, b.device)
         self.sizes = self.preset.sizes(self.town.tokenizer.vocab_size)
         self.counts = {way: count(_ways.on_meta(way, self.sizes)) for way in _ways.WAYS}
 
@@ -61,7 +62,7 @@ class Trial:
         """Nats a token of unseen pages after a training."""
         model = _ways.build(way, self.sizes, seed, self.device)
         with tempfile.TemporaryDirectory() as folder:
-            _town.fit(model, self.town, replace(self.plan, seed=seed), Path(folder) / "run")
+            self.town.fit(CausalLM(model), replace(self.plan, seed=seed), Path(folder) / "run")
         found = self.town.loss(model, self.plan.context)
         self.say(f"  seed {seed}, {way}: {found:.4f} nats, {self.counts[way]:,} parameters")
         return found
@@ -76,7 +77,7 @@ class Trial:
     def settings(self, *ways):
         found = {f"parameters, {way}": self.counts[way] for way in ways}
         return found | {"updates": self.plan.steps, "vocabulary": self.sizes.vocab_size,
-                        "tokens of an update": self.plan.batch_size * self.plan.context}  # fmt: skip
+                        "tokens of an update": self.plan.tokens}  # fmt: skip
 
 
 def bench_share(b):
@@ -91,7 +92,7 @@ def bench_share(b):
 def bench_losses(b, trial):
     """Tie, pairs, and the same number of blocks run once: all trained on the same tokens."""
     found, n = trial.losses, trial.counts
-    tokens = trial.plan.steps * trial.plan.batch_size * trial.plan.context
+    tokens = trial.plan.steps * trial.plan.tokens
     after = f"after {tokens:,} tokens, {len(trial.seeds)} seeds in pairs"
     b.claim("tie-loss", "Tied, the loss on unseen pages is no higher than untied", **NATS, goal=("<=", 1.0),
             measured=by_seed(values("tied", found["tied"], "untied", found["untied"])), why=after,

@@ -18,8 +18,10 @@ from common.errors import demand
 from common.generate import Sampling, generate
 from common.model import ModelConfig
 from phase01_foundation.project03_pretrain import probe
+from phase01_foundation.project03_pretrain.objectives import CausalLM
+from phase01_foundation.project03_pretrain.town import Plan, Town
 
-from . import _town, _ways, folders, tying
+from . import _ways, folders, tying
 from .layer_sharing import BY
 
 
@@ -62,7 +64,7 @@ class Config:
 
     @property
     def plan(self):
-        return _town.Plan(self.steps, self.learning_rate, self.batch_size, self.context, self.seed)
+        return Plan(self.steps, self.learning_rate, self.batch_size, self.context, self.seed)
 
     def sizes(self, vocab_size):
         return ModelConfig(vocab_size=vocab_size, n_layer=self.n_layer, n_head=self.n_head,
@@ -103,11 +105,11 @@ def one(way, config, town, run):
     model = _ways.build(way, config.sizes(town.tokenizer.vocab_size), config.seed, run.device)
     run.say(f"{way}: {_ways.WAYS[way][0]}; {tying.count(model):,} parameters, {config.steps} updates")
     folder = run.folder / way
-    history = _town.fit(model, town, config.plan, folder / "run", resume=run.resumed, say=run.say)
+    history = town.fit(CausalLM(model), config.plan, folder / "run", resume=run.resumed, say=run.say)
     tokens = town.held[None, : config.context]
     card = {"made_by": BY, "command": " ".join(sys.argv), "config": asdict(config), "way": way}
     found = {"parameters": tying.count(model), "flops": tying.flops(model),
-             "bytes": kept(model.eval(), town.tokenizer, folder / "model", card, tokens),
+             "bytes": kept(model, town.tokenizer, folder / "model", card, tokens),
              "tokens/s": speed(model, tokens, min(32, config.context)),
              "loss": town.loss(model, config.context)}  # fmt: skip
     text = probe.write(model, town.tokenizer, max_tokens=min(24, config.context // 2), seed=1)
@@ -138,7 +140,7 @@ def draw(histories, found):
 
 def main(config, run):
     folder = chain.find("base", config.model, say=run.say)
-    town = _town.Town(tokenizers.load(folder), config.plan.tokens, config.judged, run.device)
+    town = Town(tokenizers.load(folder), config.plan.text, config.judged, run.device)
     found, histories = {}, {}
     for way in config.ways:
         found[way], histories[way] = one(way, config, town, run)

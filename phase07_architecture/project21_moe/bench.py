@@ -4,6 +4,7 @@ The mixtures have 16 experts, of which a token meets 2, which together are as la
 """
 
 import tempfile
+from dataclasses import replace
 from functools import cached_property
 from pathlib import Path
 from statistics import fmean
@@ -38,8 +39,8 @@ class Trial:
 
     def fit(self, model, seed, steps=None):
         self.runs += 1
-        _lab.fit(model.to(self.b.device), self.town, self.plan, self.folder / str(self.runs),
-                 steps=steps or self.steps, seed=seed)  # fmt: skip
+        plan = replace(self.plan, steps=steps or self.steps, seed=seed)
+        _lab.fit(model.to(self.b.device), self.town, plan, self.folder / str(self.runs))
         return model
 
     def dense(self, seed):
@@ -85,11 +86,12 @@ class Update:
     """One update of a model, as in the trainings; returns the first one's loss."""
 
     def __init__(self, trial, model):
-        self.objective, plan = CausalLM(model.to(trial.b.device)), trial.plan
+        plan = replace(trial.plan, steps=trial.steps, seed=0)
+        self.objective = CausalLM(model.to(trial.b.device))
         if any(isinstance(module, moe.MoE) for module in model.modules()):
             self.objective = surgery.Balanced(self.objective)
-        self.optimizer = adamw(self.objective, plan.train_config(trial.b.device, trial.steps))
-        self.batch, self.first = trial.town.batches(plan.rows, plan.context)(0), None
+        self.optimizer = adamw(self.objective, plan.train_config(trial.b.device))
+        self.batch, self.first = trial.town.batches(plan)(0), None
 
     def __call__(self):
         loss = self.objective(self.batch)
@@ -106,7 +108,7 @@ def bench_quality(b, trial):
     every, used = surgery.active(model)
     plain = sum(p.numel() for p in trial.dense(0).parameters())
     settings = {"losses": found, "weights, dense": plain, "weights, experts": every, "met by a token": used,
-                "updates": trial.steps, "tokens of an update": trial.plan.rows * trial.plan.context}
+                "updates": trial.steps, "tokens of an update": trial.plan.tokens}
     b.claim("quality", "At equal tokens, and as many FLOPs a token, 16 experts reach a loss at least 1.5 % "
             "below the dense model's", headline=True, **NATS, goal=("<=", 0.985), settings=settings,
             measured=values("experts", found["experts"], "dense", found["dense"]),

@@ -4,7 +4,7 @@ Every experiment trains models of some ten thousand weights on TinyTown, prints 
 picture. `--parts balance` does that one only.
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 
 from common.cli import explore
@@ -50,7 +50,7 @@ class Config:
     @property
     def plan(self):
         return _lab.Plan(n_layer=2, d_model=self.d_model, d_ff=self.d_ff, context=self.context,
-                         rows=self.batch_size, steps=self.steps, vocab_size=self.vocab_size,
+                         batch_size=self.batch_size, steps=self.steps, vocab_size=self.vocab_size,
                          judged=self.judged)  # fmt: skip
 
 
@@ -58,15 +58,17 @@ class Lab(explore.Album):
     """Small models, each trained once, whichever parts ask for it."""
 
     def __init__(self, config, run):
-        self.config, self.run, self.say, self.plan = config, run, run.say, config.plan
+        super().__init__(config, run)
+        self.plan = config.plan
 
     @cached_property
     def town(self):
         return _lab.small_town(self.plan, self.run.folder / "tokenizer", self.run.device)
 
-    def fit(self, model, **options):
-        """Train a model in place, on the lab's device; returns it and the training's losses."""
-        history = _lab.fit(model.to(self.run.device), self.town, self.plan, self.training_folder(), **options)
+    def fit(self, model, watch=None, **changes):
+        """Train a model in place, on the lab's device; returns it and its losses. changes: of the plan."""
+        history = _lab.fit(model.to(self.run.device), self.town, replace(self.plan, **changes),
+                           self.training_folder(), watch=watch)  # fmt: skip
         return model, history.series("loss")
 
     def dense(self):

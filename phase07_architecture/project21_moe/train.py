@@ -7,7 +7,6 @@ that a token meets, tokens a second, how even the load is. --upcycle begins with
 import copy
 import sys
 from dataclasses import asdict, dataclass
-from statistics import median
 from typing import Literal
 
 from common import hub, plots
@@ -17,6 +16,7 @@ from common.cli.paths import models
 from common.cli.script import script
 from common.errors import demand
 from phase01_foundation.project03_pretrain import probe
+from phase01_foundation.project03_pretrain.town import Town, demand_context
 
 from . import _lab, router, surgery
 from .moe import MoEConfig
@@ -70,8 +70,8 @@ class Config:
     @property
     def plan(self):
         return _lab.Plan(n_layer=self.n_layer, d_model=self.d_model, d_ff=self.d_ff, context=self.context,
-                         rows=self.batch_size, steps=self.steps, learning_rate=self.learning_rate,
-                         vocab_size=self.vocab_size, judged=self.judged)  # fmt: skip
+                         batch_size=self.batch_size, steps=self.steps, learning_rate=self.learning_rate,
+                         vocab_size=self.vocab_size, judged=self.judged, seed=self.seed)  # fmt: skip
 
     @property
     def mixture(self):
@@ -98,11 +98,8 @@ def begin(config, run):
         return dense, _lab.mixture(plan, ids, config.mixture, config.seed), town, "drawn anew"
     folder = chain.find("base", config.model, say=run.say)
     dense, tokenizer = hub.load(folder), tokenizers.load(folder)
-    most = dense.config.max_seq_len
-    demand(plan.context <= most, f"a context of {plan.context} is longer than the {most} tokens that this "
-           "model reads")  # fmt: skip
-    tokens = min(1_000_000, plan.steps * plan.rows * plan.context) + plan.context + 1
-    town = _lab.Town(tokenizer, tokens, plan.judged, run.device)
+    demand_context(dense, plan.context)
+    town = Town(tokenizer, plan.text, plan.judged, run.device)
     return dense, surgery.upcycle(copy.deepcopy(dense), config.mixture), town, str(folder)
 
 
@@ -117,11 +114,10 @@ def trained(name, model, town, config, run):
     """Train one of the two; {figure: value}, and its history."""
     every, used = sizes(model)
     run.say(f"{name}: {every:,} weights, of which a token meets {used:,}; {config.steps} updates")
-    history = _lab.fit(model.to(run.device), town, config.plan, run.folder / name, seed=config.seed,
-                       resume=run.resumed, say=run.say)  # fmt: skip
-    speeds = [row["tokens_per_s"] for row in history.train][1:] or [history.train[0]["tokens_per_s"]]
+    history = _lab.fit(model.to(run.device), town, config.plan, run.folder / name, resume=run.resumed,
+                       say=run.say)  # fmt: skip
     return {"loss": town.loss(model, config.context), "weights": every, "active": used,
-            "tokens_per_s": median(speeds)}, history  # fmt: skip
+            "tokens_per_s": history.speed}, history  # fmt: skip
 
 
 def draw(history, counts, title):

@@ -1,13 +1,10 @@
 """What the experiments share: the model with ways out, its text, clocks."""
 
-import time
-
 import torch
 
-from common.benchmark import Stopwatch
 from common.cli import explore
-from common.device import synchronize
 from common.errors import demand
+from phase01_foundation.project03_pretrain.town import demand_context
 
 from ._model import Source, quality
 from .train import PRESETS
@@ -17,13 +14,11 @@ class Lab(explore.Album):
     """`model` has ways out that learned; `source.base` is what it was before."""
 
     def __init__(self, config, run):
-        self.config, self.run, self.say, self.device = config, run, run.say, run.device
+        super().__init__(config, run)
         self.source = Source(config.model, PRESETS[run.preset], run.device, run.say)
         self.model, self.words, self.town = self.source.early.eval(), self.source.words, self.source.town
         self.top, self.ways = len(self.model.blocks), self.model.exits.layers
-        most = self.model.config.max_seq_len
-        demand(config.context <= most, f"a context of {config.context} is longer than the {most} tokens that "
-               "this model reads")  # fmt: skip
+        demand_context(self.model, config.context)
         few = max(config.judged, config.context + 1)
         demand(len(self.town.held) >= few, f"there are {len(self.town.held)} tokens to judge by, not {few}")
         self.held = self.town.held[:few]
@@ -35,12 +30,6 @@ class Lab(explore.Album):
     def pages(self, count, T):
         """Pieces of T ids, (T,) each, of unseen pages."""
         return list(self.source.prompts(count, T))
-
-    def seconds(self, call, repeats=5):
-        """The shortest time of a call, warm: who else is at work only ever adds."""
-        watch = Stopwatch(time.perf_counter, lambda: synchronize(self.device))
-        watch(call)
-        return min(watch(call)[0] for _ in range(repeats))
 
     @torch.no_grad()
     def states(self, model, tokens):

@@ -17,6 +17,7 @@ from common.cli import chain
 from common.cli.paths import models
 from common.errors import demand
 from common.hub_files import read_json, sha256
+from phase01_foundation.project03_pretrain.town import demand_context
 
 from . import _fit
 from .exit_loss import ExitLoss
@@ -51,17 +52,14 @@ class Source:
     @cached_property
     def town(self):
         """Its text: enough for a training and to judge by."""
-        c = self.sizes
-        tokens = min(2_000_000, c.steps * c.plan.tokens + c.context + 1)
-        return _fit.Town(self.words, tokens, c.judged, self.device)
+        return _fit.Town(self.words, self.sizes.plan.text, self.sizes.judged, self.device)
 
     @cached_property
     def base(self):
         """The model as it was before anything. UserError where it reads less than the context."""
         place = chain.find("base", say=self.say) if self.ready else self.place
         model = hub.load(place, device=self.device)
-        c, most = self.sizes, model.config.max_seq_len
-        demand(c.context <= most, f"a context of {c.context} is longer than the {most} tokens that it reads")
+        demand_context(model, self.sizes.context)
         return model
 
     @cached_property
@@ -75,12 +73,11 @@ class Source:
         self.say("no models/early for this model yet (./thirty run 27 makes it): trained first, "
                  f"{self.sizes.steps} updates")  # fmt: skip
         with tempfile.TemporaryDirectory() as folder:
-            model, _ = _fit.fit(
-                self.objective(), self.town, self.sizes.plan, Path(folder) / "run", say=self.say
-            )
+            objective = self.objective()
+            self.town.fit(objective, self.sizes.plan, Path(folder) / "run", say=self.say)
         if self.sizes.save:
-            self.save(model, kept, {})
-        return model
+            self.save(objective.model, kept, {})
+        return objective.model
 
     def objective(self):
         """What a copy of the base learns by."""

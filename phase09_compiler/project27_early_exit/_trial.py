@@ -17,7 +17,6 @@ from phase01_foundation.project03_pretrain.objectives import CausalLM
 from phase03_core_inference.project08_kv_cache.kv_cache import KVCache, StaticCache, caches_for, decode
 from phase04_advanced_inference.project11_speculative_decoding.rounds import Text, feed
 
-from . import _fit
 from ._model import Source, quality
 from .exits import Rule, Sure, exit_logits
 from .kv_fill import Lagging, decode_early
@@ -176,4 +175,5 @@ class Trial:
         """A copy of the base, trained as long on the same batches, at the top alone."""
         with tempfile.TemporaryDirectory() as folder:
             objective = CausalLM(copy.deepcopy(self.source.base))
-            return _fit.fit(objective, self.town, self.sizes.plan, Path(folder) / "run")[0]
+            self.town.fit(objective, self.sizes.plan, Path(folder) / "run")
+        return objective.model

@@ -5,6 +5,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 from common import plots
+from common.benchmark import Stopwatch
 from common.cli.script import script
 from common.device import synchronize
 from common.errors import demand
@@ -50,15 +51,6 @@ class Config:
 PRESETS = {"smoke": Config(max_tokens=12), "cpu": Config(), "gpu": Config(max_tokens=400)}
 
 
-def timed(device, call):
-    """(seconds, what the call gave)"""
-    synchronize(device)
-    start = time.perf_counter()
-    found = call()
-    synchronize(device)
-    return time.perf_counter() - start, found
-
-
 def leaving(model, config, tokens, n, rule):
     """(new ids, after how many blocks each but the first left)"""
     ids, left = decode_early(model, tokens, n, rule, caches=Lagging(model, 1, tokens.size(1) + n))
@@ -87,7 +79,8 @@ def main(config, run):
     sides = {"to the top": lambda m: leaving(model, config, tokens, m, Rule()), "early": ours}
     for write in sides.values():  # the first run of a process is slow, whatever it does
         write(min(n, 8))
-    found = {name: timed(run.device, lambda w=write: w(n)) for name, write in sides.items()}
+    watch = Stopwatch(time.perf_counter, lambda: synchronize(run.device))
+    found = {name: watch(lambda w=write: w(n)) for name, write in sides.items()}
     for name, (_, (ids, _)) in found.items():
         run.say(f"\n--- {name} ---\n{config.prompt}{words.decode(ids)}")
     seconds = {name: spent for name, (spent, _) in found.items()}

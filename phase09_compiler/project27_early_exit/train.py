@@ -131,19 +131,17 @@ def judge(model, source, config, run):
 
 def main(config, run):
     source = Source(config.model, config, run.device, run.say)
-    town, plan, metrics = (
-        source.town,
-        config.plan,
-        {"base: loss": source.town.loss(source.base, config.context)},
-    )
+    town, plan = source.town, config.plan
+    metrics = {"base: loss": town.loss(source.base, config.context)}
     if config.twin:
         run.say(f"twin: {plan.steps} updates")
         objective = CausalLM(copy.deepcopy(source.base))
-        twin, _ = _fit.fit(objective, town, plan, run.folder / "twin", resume=run.resumed, say=run.say)
-        metrics["twin: loss"] = town.loss(twin, plan.context)
+        town.fit(objective, plan, run.folder / "twin", resume=run.resumed, say=run.say)
+        metrics["twin: loss"] = town.loss(objective.model, plan.context)
     run.say(f"with ways out: {plan.steps} updates")
     objective = source.objective()
-    model, _ = _fit.fit(objective, town, plan, run.folder / "early", resume=run.resumed, say=run.say)
+    town.fit(objective, plan, run.folder / "early", resume=run.resumed, say=run.say)
+    model = objective.model
     for n, (same, loss) in each_exit(model, town, objective, plan.context).items():
         run.say(
             f"after {n} blocks: {same:.1%} of the likeliest tokens are the top's, {loss:.4f} nats a token"

@@ -151,7 +151,7 @@ def test_beside_by_hand(home):
     folder = model_folder(home / "m", loud=6)
     model = hub.load(folder)
     town = _fit.Town(tokenizer.load(folder), 200, 120, torch.device("cpu"))
-    found = _fit.beside(model, model, town.rows(24))
+    found = _fit.beside(model, model, town.windows(24))
     assert found["agreement"] == 1 and found["overlap"] == pytest.approx(1, abs=1e-5)
     assert found["loss"] == pytest.approx(town.loss(model, 24), rel=1e-5)
     low, high = _fit.interval([0.3, 0.4, 0.5])

@@ -92,9 +92,9 @@ def test_upcycling_reads_no_more_than_the_model_can(home, capsys):
 
 
 def test_batches_are_a_pure_function_of_their_number(tmp_path):
-    plan = _lab.Plan(n_layer=1, d_model=16, d_ff=24, context=8, rows=2, steps=2, vocab_size=280, judged=80)
+    plan = _lab.Plan(n_layer=1, d_model=16, d_ff=24, context=8, batch_size=2, vocab_size=280, judged=80)
     town = _lab.small_town(plan, tmp_path, "cpu")
-    one, again = town.batches(2, 8), town.batches(2, 8)
+    one, again = town.batches(plan), town.batches(plan)
     assert all((a == b).all() for a, b in zip(one(3), again(3), strict=True))
     assert (one(3)[0][:, 1:] == one(3)[1][:, :-1]).all() and (one(3)[0] != one(4)[0]).any()
 
