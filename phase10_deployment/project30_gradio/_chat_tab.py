@@ -3,6 +3,7 @@ was said before, kept in the browser."""
 
 import asyncio
 import logging
+from contextlib import aclosing
 
 import gradio as gr
 
@@ -67,7 +68,7 @@ class Chat:
             self.kind = gr.Dropdown(list(TEMPLATES), value="None", label="Template")
             self.template = gr.Textbox(label="System prompt", lines=3, max_lines=8, max_length=4000,
                                        info="{name} and {date} are filled in")  # fmt: skip
-            self.who = gr.Textbox("Mara", label="{name}", max_length=100)
+            self.who = gr.Textbox("Ilmo", label="{name}", max_length=100)
         with gr.Accordion("How it is drawn", open=False):
             self.temperature = gr.Slider(0, 2, 0.7, step=0.05, label="Temperature", info="0: always the same")
             self.top_p = gr.Slider(0.05, 1, 1.0, step=0.05, label="Top-p")
@@ -140,16 +141,25 @@ class Chat:
         async for shown in self.run(talk, settings, request):
             yield shown
 
-    async def run(self, talk, settings, request):
+    async def texts(self, talk, settings, stop):
+        """The answer's text so far, each time there is more."""
         label, *values = settings
+        server, model = self.hub.find(label)
+        async with aclosing(reply(server, model, talk, Settings.of(values), stop)) as found:
+            async for text in found:
+                yield text
+
+    async def run(self, talk, settings, request):
         stop = self.page.stops[request.session_hash] = asyncio.Event()
-        yield {self.chat: seen(talk), self.box: gr.Textbox("", submit_btn=False, stop_btn=True),
-               self.figures: ""}  # fmt: skip
-        told, before = "", seen(talk)
+        before, told, texts = seen(talk), "", self.texts(talk, settings, stop)
+        first = asyncio.ensure_future(anext(texts, None))  # asked for while the browser draws the question
         try:
-            server, model = self.hub.find(label)
-            async for text in reply(server, model, talk, Settings.of(values), stop):
+            yield {self.chat: before, self.box: gr.Textbox("", submit_btn=False, stop_btn=True),
+                   self.figures: ""}  # fmt: skip
+            text = await first
+            while text is not None:
                 yield {self.chat: [*before, message("assistant", text)]}
+                text = await anext(texts, None)
             told = _draw.figures(talk.figures)
         except UserError as error:
             told = _draw.trouble(error)
@@ -157,6 +167,9 @@ class Chat:
             logging.getLogger("thirty.page").exception("an answer failed")
             told = _draw.trouble("The page failed; its log says where.")
         finally:
+            first.cancel()
+            await asyncio.gather(first, return_exceptions=True)
+            await texts.aclose()
             self.page.stops.pop(request.session_hash, None)
         yield {self.chat: seen(talk), self.box: gr.Textbox(submit_btn=True, stop_btn=False),
                self.figures: told, self.talk: talk}  # fmt: skip

@@ -87,7 +87,7 @@ class Visitor:
             self.model = data[1]["value"]
         return self.model
 
-    async def say(self, text, *, api="chat", template="", who="Mara", temperature=0.7, max_tokens=200):
+    async def say(self, text, *, api="chat", template="", who="Ilmo", temperature=0.7, max_tokens=200):
         """Say something: what was heard."""
         settings = [self.model, template, who, temperature, 1.0, 0, 0.0, max_tokens, 0]
         data = [text, None, *settings] if api == "chat" else [None, *settings]

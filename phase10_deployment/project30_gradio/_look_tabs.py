@@ -15,7 +15,7 @@ from ._client import LACKS, Missing
 from .sampler import drawn, effective, entropy, shaped
 from .stream import Events, coalesced
 
-START = "Mara lives in"
+START = "Ilmo lives in"
 QUIET = {"show_progress": "hidden", "concurrency_limit": None}
 LIVE = {**QUIET, "trigger_mode": "always_last"}
 

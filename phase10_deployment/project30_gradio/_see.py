@@ -30,7 +30,7 @@ def updates(lab):
     plots.legend(left)
     seconds, found = 1.0 if lab.config.tokens > 100 else 0.2, {}
     for rate in RATES:
-        found[rate] = asyncio.run(counted(rate, seconds)) / seconds
+        found[rate] = asyncio.run(counted(rate, seconds))
         lab.say(f"  {rate:5} tokens a second: {found[rate]:.0f} updates a second")
     right.plot(RATES, RATES, ":", color=plots.QUIET, label="one for each token")
     right.plot(RATES, [found[rate] for rate in RATES], "o-", label="coalesced")
@@ -42,7 +42,7 @@ def updates(lab):
 
 
 async def counted(rate, seconds):
-    """How many lists come of tokens at a rate."""
+    """How many lists a second come of tokens at a rate."""
 
     async def source():
         clock = time.perf_counter
@@ -51,13 +51,13 @@ async def counted(rate, seconds):
             await asyncio.sleep(max(0.0, began + i / rate - clock()))
             yield "word "
 
-    n = 0
+    n, began = 0, time.perf_counter()
     async for _ in coalesced(source()):
         n += 1
-    return n
+    return n / (time.perf_counter() - began)
 
 
-TEXTS = ("Mara lives in", "Once upon a time", "One", "The baker was so tired that")
+TEXTS = ("Ilmo lives in", "Once upon a time", "One", "The baker was so tired that")
 
 
 def entropy_map(lab):
@@ -82,6 +82,10 @@ def entropy_map(lab):
     return {f"bits: {text}": bits for text, bits in found.items()}
 
 
+QUESTION = "Question {}: where does Ilmo live, and who is his friend?"
+ANSWER = "Ilmo lives in Mill Lane, and everybody is his friend. That was answer {}."
+
+
 async def found_there(lab, keep, room, size=16):
     """The share of each turn's prompt that was there already, for a way of cutting; by project 10's index."""
     index, said, start, shares = PrefixIndex(size), [{"role": "system", "content": "You are kind."}], 0, []
@@ -93,13 +97,11 @@ async def found_there(lab, keep, room, size=16):
         return len(ids_of(messages))
 
     for i in range(lab.config.turns):
-        said.append(
-            {"role": "user", "content": f"Question {i}: where does Ilmo live, and who is his friend?"}
-        )
+        said.append({"role": "user", "content": QUESTION.format(i)})
         sent, start = await fit(said, count, room, start if keep < 1 else 0, keep)
         ids = ids_of(sent)
         shares.append(index.match(ids[:-1])[0] / len(ids))
-        said.append({"role": "assistant", "content": f"Ilmo lives in Mill Lane. That was answer {i}."})
+        said.append({"role": "assistant", "content": ANSWER.format(i)})
         whole = lab.words.chat_ids([*sent, said[-1]], add_generation_prompt=False)
         whole = whole[: len(whole) // size * size]
         index.insert(whole, list(range(len(whole) // size)))
@@ -108,7 +110,9 @@ async def found_there(lab, keep, room, size=16):
 
 def turns(lab):
     """How much of each turn's prompt is there already: cut just enough, or deeper and then seldom."""
-    room = 312 if lab.config.turns > 10 else 96
+    exchange = [{"role": "user", "content": QUESTION.format(0)},
+                {"role": "assistant", "content": ANSWER.format(0)}]  # fmt: skip
+    room = 4 * len(lab.words.chat_ids(exchange, add_generation_prompt=True))
     fig, ((ax,),) = plots.figure(width=8.5)
     found = {}
     for name, keep in (("just enough, each turn", 1.0), ("down to 0.6 of the room", 0.6)):

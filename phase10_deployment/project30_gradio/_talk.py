@@ -82,7 +82,7 @@ class Settings:
     """How to answer. template, name: the system prompt, and who {name} is. seed 0: another each time."""
 
     template: str = ""
-    name: str = "Mara"
+    name: str = "Ilmo"
     temperature: float = 0.7
     top_p: float = 1.0
     top_k: int = 0

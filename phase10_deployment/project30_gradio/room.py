@@ -7,7 +7,7 @@ will really be sent, template and all, and leave out whole turns from the oldest
 One thing is easily missed. Leave out *just enough*, and the next turn has to leave out one more: from then on
 each prompt begins with another turn, and the prefix cache (project 10) finds nothing behind the system
 prompt, turn after turn, for ever. So when it has to cut, `fit` cuts deeper than it must, and then keeps where
-it begins for as long as that fits: most turns find nearly all of their prompt there.
+it begins for as long as that fits: most turns find most of their prompt there.
 
 Seam: none.
 """
