@@ -6,7 +6,8 @@ that ends the process (`os._exit`, a crash) or runs out of time fails, the whole
 the others go on in a new child.
 
 This withstands mistakes, not malice: a file that sets out to deceive lives in the process that reports on it.
-Whoever grades the files of strangers puts the wall around `attempt`, the one place where a child is started.
+Whoever grades the files of strangers puts a wall around `attempt`, the one place where a child is started
+(`common/cli/warden.py`).
 """
 
 import json
@@ -61,12 +62,16 @@ class Judge:
         """Every test's result, in the order given."""
         while left := [test for test in self.tests if test not in self.results]:
             self.waiting, self.broken, self.last, self.open = {}, {}, None, False
-            why = attempt(self.target, left, self.seconds, self.hear)
+            why = self.attempt(left)
             if self.last and (why or self.open):
                 self.stopped(self.tests[self.last], why or "stopped the whole test run")
             else:
                 self.never_ran(why)
         return [self.results[test] for test in self.tests]
+
+    def attempt(self, left: list[str]) -> str:
+        """Run these tests in a child; "" if it came to a proper end, else why it did not."""
+        return attempt(self.target, left, self.seconds, self.hear)
 
     def hear(self, event: dict) -> None:
         """Take in one line of the child's report."""
@@ -133,14 +138,15 @@ def attempt(target: Path, tests: list[str], seconds: float, hear: Callable[[dict
                 kill(child)
 
 
-def watch(child: subprocess.Popen, report: Path, seconds: float, hear: Callable[[dict], None]) -> str:
+def watch(child: subprocess.Popen, report: Path, seconds: float, hear: Callable[[dict], None],
+          read: Callable[[str], dict] = json.loads) -> str:  # fmt: skip
     """Hand on the child's lines until it ends or is silent for too long; "", or why it did not end well."""
     since, limit, finished, partial = time.monotonic(), STARTING, False, ""
-    with open(report, encoding="utf-8") as file:
+    with open(report, encoding="utf-8", errors="replace") as file:
         while True:
             code = child.poll()  # before reading, so that nothing written before the end is missed
             *lines, partial = (partial + file.read()).split("\n")
-            for event in map(json.loads, lines):
+            for event in map(read, lines):
                 hear(event)
                 finished = finished or (event["event"] == "finished" and event["status"] in (0, 1, 5))
                 since, limit = time.monotonic(), seconds

@@ -116,9 +116,12 @@ def brief(text: str) -> str:
     return "\n".join(line if len(line) <= 200 else line[:197] + "…" for line in [lines[0], *telling[:1]])
 
 
-def run(report: Path, tests: list[str], options: tuple[str, ...] = ()) -> int:
+def run(
+    report: Path, tests: list[str], options: tuple[str, ...] = (), recorder: Recorder | None = None
+) -> int:
     """pytest's exit status for these tests; the last line is written when pytest has returned."""
-    recorder, files = Recorder(report, tests), list(dict.fromkeys(test.partition("::")[0] for test in tests))
+    recorder = recorder or Recorder(report, tests)
+    files = list(dict.fromkeys(test.partition("::")[0] for test in tests))
     status = int(pytest.main([*OPTIONS, *options, *files], plugins=[recorder]))
     recorder.write("finished", status=status)
     return status

@@ -41,6 +41,8 @@ VERBS = {
     "smoke": ("checks", "every script's smoke preset, in seconds each"),
     "data": ("projects", "fetch a corpus and verify it"),
     "doctor": ("doctor", "look at this machine: what works, what is missing, what that costs"),
+    "assign": ("assign", "for instructors: stubs, lessons and tests of some projects, without solutions"),
+    "grade": ("grade", "for instructors: judge a folder of submissions, each behind a wall"),
     "new": ("scaffold", "start project 31 in a folder that keeps the rules of the house"),
 }
 
