@@ -137,11 +137,12 @@ def to_onnx(model, path):
 
 
 def missing_operator(error):
-    """What an exporter had no words for: the first line of the chain of errors that names an operator."""
+    """What an exporter had no words for: the first line of the chain of errors that names an operator;
+    where none does, what the innermost error says."""
     said, lines = error, []
     while said is not None:
         lines += [line.strip() for line in str(said).splitlines()]
-        said = said.__cause__
+        error, said = said, said.__cause__
     named = [line for line in lines if "::" in line or "OpOverload" in line or "aten." in line]
     return (named or [reason(error)])[0]
 
