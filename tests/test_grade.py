@@ -277,6 +277,7 @@ def below(pid):
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(1800)
 @walled
 def test_two_hundred_submissions(tmp_path, monkeypatch):
     """Attackers among honest ones, as many at a time as there are processors; twice the same bytes."""
