@@ -1,37 +1,19 @@
 """What the experiments share: a model of the chain, one to time, vectors trained once, the pictures."""
 
-import time
 from functools import cached_property
 
 import torch
 
-from common import hub, tokenizer
-from common.benchmark import Stopwatch
-from common.cli import chain, explore
-from common.device import synchronize
+from common import hub
+from common.cli import explore
 from common.model import GPT, ModelConfig
 from data.tinytown import TinyTown
 
 from . import _dense, _fusion
 
 
-class Lab(explore.Album):
+class Lab(explore.Reader):
     """`model`, `words`: of the chain. `timed`: untrained, of the base's shape and a longer context."""
-
-    def __init__(self, config, run):
-        self.config, self.run, self.say, self.device = config, run, run.say, run.device
-
-    @cached_property
-    def folder(self):
-        return chain.find("base", self.config.model, say=self.say)
-
-    @cached_property
-    def model(self):
-        return hub.load(self.folder, device=self.device).eval()
-
-    @cached_property
-    def words(self):
-        return tokenizer.load(self.folder)
 
     @cached_property
     def timed(self):
@@ -72,9 +54,3 @@ class Lab(explore.Album):
         """n random ids for the timed model."""
         draw = torch.Generator().manual_seed(seed)
         return torch.randint(2000, (n,), generator=draw).tolist()
-
-    def seconds(self, call, repeats=5):
-        """The shortest time of a call, warm, with the device drained: who else is at work only ever adds."""
-        watch = Stopwatch(time.perf_counter, lambda: synchronize(self.device))
-        watch(call)
-        return min(watch(call)[0] for _ in range(repeats))

@@ -91,9 +91,6 @@ def over_time(log):
 class Lab(explore.Album):
     """`small`: untrained, for what is counted. `lively`: untrained, but what it says depends on the text."""
 
-    def __init__(self, config, run):
-        self.config, self.run, self.say, self.device = config, run, run.say, run.device
-
     @cached_property
     def small(self):
         return blank(context=self.config.context)
