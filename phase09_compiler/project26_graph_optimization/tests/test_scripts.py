@@ -1,6 +1,7 @@
 """The scripts as a user runs them, the lesson's commands and snippet, and the proofs."""
 
 import json
+import math
 from pathlib import Path
 
 import pytest
@@ -48,7 +49,8 @@ def test_smoke_explore(home):
     assert pictures == {"graph", "counts", "time", "cache"}
     assert found["counts: in the end"] < found["counts: captured"] / 3
     assert found["shapes: runs 1, 1"] == 1 and found["shapes: open 3, 4, 9"] == 3 * 4 * 260
-    assert not found["shapes: length is a constant, off by"] < 1e-3
+    off = found["shapes: length is a constant, off by"]
+    assert math.isnan(off) or off > 1e-3, "a baked length is refused (nan), or felt"
 
 
 @pytest.mark.slow
