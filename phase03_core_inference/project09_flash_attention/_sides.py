@@ -8,18 +8,7 @@ from common.cli.extras import command
 
 from . import tiled
 
-
-def plain(q, k, v, *, positions, cache=None, mask=None):
-    """`tiled.materialised` for the seam: the matrix written out."""
-    if cache is not None:
-        k, v = cache.update(k, v, positions)  # (B, K, S, D)
-    if mask is None:
-        reach = tiled.reach_of(positions, cache)  # (B or 1, T)
-        mask = torch.arange(k.size(2), device=q.device) < reach[:, None, :, None]  # (B or 1, 1, T, S)
-    return tiled.materialised(q, k, v, mask)
-
-
-SIDES = {"materialised": plain, "torch's SDPA": model.attend, "tiled": tiled.attend}
+SIDES = {"materialised": tiled.plain, "torch's SDPA": model.attend, "tiled": tiled.attend}
 
 
 def kernel(head_dim, say):

@@ -52,9 +52,6 @@ PRESETS = {"smoke": Config(tiles=2, longest=64, heads=2, head_dim=16, steps=2, c
 class Lab(explore.Album):
     """What an experiment needs of the run: sizes, a device, a place for its picture."""
 
-    def __init__(self, config, run):
-        self.config, self.run, self.device, self.say = config, run, run.device, run.say
-
     def lengths(self):
         """Powers of two up to the longest, five of them at most."""
         return [self.config.longest >> i for i in range(4, -1, -1) if self.config.longest >> i >= 32]

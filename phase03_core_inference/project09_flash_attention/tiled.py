@@ -189,6 +189,16 @@ def reach_of(positions, cache=None):
     return positions.reshape(-1, positions.size(-1)) + 1
 
 
+def plain(q, k, v, *, positions, cache=None, mask=None):
+    """`materialised` for the seam: the matrix written out."""
+    if cache is not None:
+        k, v = cache.update(k, v, positions)  # (B, K, S, D)
+    if mask is None:
+        reach = reach_of(positions, cache)  # (B or 1, T)
+        mask = torch.arange(k.size(2), device=q.device) < reach[:, None, :, None]  # (B or 1, 1, T, S)
+    return materialised(q, k, v, mask)
+
+
 def attend(q, k, v, *, positions, cache=None, mask=None):
     """For the seam: what `common.model.attend` does, tile by tile."""
     if cache is not None:

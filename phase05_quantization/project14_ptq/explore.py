@@ -68,7 +68,8 @@ class Lab(explore.Album):
     """The base model is never changed: each experiment works on copies."""
 
     def __init__(self, config, run):
-        self.config, self.run, self.say, self.group = config, run, run.say, config.group or None
+        super().__init__(config, run)
+        self.group = config.group or None
         _, self.base, self.tokenizer = _lab.plain_model(config.model, run.say, "cpu")
         context = self.base.config.max_seq_len
         self.batches = _lab.texts(self.tokenizer, config.windows, min(config.length, context))

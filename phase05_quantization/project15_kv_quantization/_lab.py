@@ -7,8 +7,7 @@ from functools import cached_property
 import torch
 import torch.nn.functional as F
 
-from common import hub, tokenizer
-from common.cli import chain, explore
+from common.cli import explore
 from common.errors import UserError
 from common.model import GPT, Cache, ModelConfig, rotate, set_attend
 from common.model import attend as core
@@ -117,27 +116,16 @@ def answers(model, prompts, n, make):
     return decode(model, prompts[:, -1:], n, caches)
 
 
-class Lab(explore.Album):
+class Lab(explore.Reader):
     """`model`: of the chain. `pages`: text that it has never seen. `lookup`: the one wired by hand."""
-
-    def __init__(self, config, run):
-        self.config, self.run, self.say, self.device = config, run, run.say, run.device
-
-    @cached_property
-    def folder(self):
-        return chain.find("base", self.config.model, say=self.say)
 
     @cached_property
     def model(self):
-        model = hub.load(self.folder, device=self.device).eval()
+        model = super().model
         if model.config.max_seq_len < 192 or model.config.head_dim % 16:
             raise UserError(f"a context of {model.config.max_seq_len} tokens and heads of "
                             f"{model.config.head_dim}: at least 192, and a multiple of 16")  # fmt: skip
         return set_attend(model, attend)
-
-    @cached_property
-    def words(self):
-        return tokenizer.load(self.folder)
 
     @cached_property
     def lookup(self):

@@ -12,18 +12,7 @@ from phase03_core_inference.project09_flash_attention import tiled
 from . import chunked, split_k
 from .parts import group, part, ungroup
 
-
-def plain(q, k, v, *, positions, cache=None, mask=None):
-    """The matrix written out, for the seam."""
-    if cache is not None:
-        k, v = cache.update(k, v, positions)  # (B, K, S, D)
-    if mask is None:
-        reach = tiled.reach_of(positions, cache)  # (B or 1, T)
-        mask = torch.arange(k.size(2), device=q.device) < reach[:, None, :, None]  # (B or 1, 1, T, S)
-    return tiled.materialised(q, k, v, mask)
-
-
-SIDES = {"materialised": plain, "torch's SDPA": model.attend, "chunked": chunked.attend,
+SIDES = {"materialised": tiled.plain, "torch's SDPA": model.attend, "chunked": chunked.attend,
          "split": split_k.attend}  # fmt: skip
 
 

@@ -54,9 +54,6 @@ PRESETS = {"smoke": Config(tokens=64, longest=64, cache=128, head_dim=16, max_to
 class Lab(explore.Album):
     """What an experiment needs of the run: sizes, a device, a place for its picture."""
 
-    def __init__(self, config, run):
-        self.config, self.run, self.device, self.say = config, run, run.device, run.say
-
     def base(self):
         """(the base model, its tokenizer)"""
         folder = chain.find("base", self.config.model, say=self.say)

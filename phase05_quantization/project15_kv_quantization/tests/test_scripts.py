@@ -1,18 +1,15 @@
 """The scripts and the lesson: every preset in small, every command, the snippet, the proofs."""
 
-import dataclasses
 import json
-import re
 from pathlib import Path
 
 import pytest
 import torch
 import torch.nn.functional as F
 
-from common.cli import cards
 from common.cli.bench import bench as run_bench
 from common.proofs import prove
-from common.trial import model_folder, refused, run
+from common.trial import commands, metrics, model_folder, refused, run, snippets
 from phase03_core_inference.project08_kv_cache.kv_cache import KVCache, caches_for
 from phase05_quantization.project15_kv_quantization import bench, explore, generate, kv_quant
 from phase05_quantization.project15_kv_quantization._break import with_scales_of
@@ -29,16 +26,10 @@ LESSON = Path(generate.__file__).parent / "README.md"
 
 
 @pytest.fixture
-def home(tmp_path, monkeypatch):
-    """A place of its own for runs, and a tiny model."""
-    monkeypatch.setenv("THIRTY_HOME", str(tmp_path))
-    monkeypatch.chdir(tmp_path)
-    model_folder(tmp_path / "m", max_seq_len=192, head_dim=16)
-    return tmp_path
-
-
-def metrics(folder):
-    return json.loads((folder / "result.json").read_text())["metrics"]
+def home(home):
+    """Its place for runs with a tiny model in it."""
+    model_folder(home / "m", max_seq_len=192, head_dim=16)
+    return home
 
 
 def test_smoke_generate(home, capsys):
@@ -147,27 +138,14 @@ def test_stale_scales_cut_off():
 
 
 def test_smoke_commands_of_the_lesson():
-    """Every `./thirty run 15 …` and `explore 15 …` of the README names what there is."""
-    text = LESSON.read_text(encoding="utf-8")
-    commands = re.findall(r"^\./thirty (run|explore) 15([^\n#]*)", text, flags=re.M)
-    assert len(commands) >= 4
-    for verb, rest in commands:
-        script = explore if verb == "explore" else generate
-        words = rest.split()
-        if words and not words[0].startswith("--"):
-            assert words[0] in {*script.PRESETS, *cards.scripts(LESSON.parent)}, words
-        fields = {"device", "out", "resume", *(field.name for field in dataclasses.fields(script.Config))}
-        for word in words:
-            assert not word.startswith("--") or word.removeprefix("--") in fields, word
-    for names in re.findall(r"--parts ([a-z]+(?: [a-z]+)*)", text):
-        assert set(names.split()) <= set(explore.EXPERIMENTS), names
+    """Every `./thirty run 15 …` and `explore 15 …` of the README is read as the command line reads it."""
+    assert len(commands(LESSON)) >= 4
 
 
 def test_snippet_of_the_lesson_runs():
     """What stands under "In production" is true."""
     pytest.importorskip("transformers")
-    (snippet,) = re.findall(r"```python\n(.*?)```", LESSON.read_text(encoding="utf-8"), flags=re.S)
-    exec(compile(snippet, "README.md", "exec"), {})
+    assert len(snippets(LESSON)) == 1
 
 
 def test_wrong_solutions_are_caught():
