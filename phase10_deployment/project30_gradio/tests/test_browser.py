@@ -156,7 +156,7 @@ def test_keyboard_phone_and_dark(tab):
                 || e.placeholder || e.getAttribute('aria-labelledby')))
         .map(e => e.outerHTML.slice(0, 120))""")
     assert not unnamed, unnamed
-    bright = "getComputedStyle(document.body).backgroundColor"
+    bright = "getComputedStyle(document.querySelector('#chat')).backgroundColor"
     before = tab.evaluate(bright)
     tab.locator("#dark").click()
     tab.wait_for_function(f"{bright} !== '{before}'")
