@@ -53,7 +53,7 @@ class Lab(explore.Album):
     """What the experiments share: the text, a trained model, and a place for pictures."""
 
     def __init__(self, config, run):
-        self.config, self.run = config, run
+        super().__init__(config, run)
         text, self.corpus = train.read(config.corpus, run.say)
         self.words = set(text.split())
         self.characters, self.train_ids, self.val_ids = split(text, context=64)

@@ -33,7 +33,7 @@ class Lab(explore.Album):
     """What the experiments share: texts, a tokenizer learned on nine tenths of one, a place for pictures."""
 
     def __init__(self, config, run):
-        self.config, self.run = config, run
+        super().__init__(config, run)
         stream = "".join(texts(config.corpus, config.characters, run.say))
         border = len(stream) * 9 // 10
         self.learned, self.unseen = stream[:border], stream[border:]

@@ -20,7 +20,8 @@ class Lab(explore.Album):
     """A base model, rows to learn from and rows to judge on, and one short training."""
 
     def __init__(self, config, run, base, tokenizer):
-        self.config, self.run, self.base, self.tokenizer = config, run, base, tokenizer
+        super().__init__(config, run)
+        self.base, self.tokenizer = base, tokenizer
         self.context = min(config.context, base.config.max_seq_len)
         table = _build.rows("train", config.steps * config.batch_size, config.seed)
         self.learn = _build.examples(tokenizer, table, self.context)

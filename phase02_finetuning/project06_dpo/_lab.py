@@ -23,7 +23,7 @@ class Lab(explore.Album):
     """The reference (the model after plain fine-tuning), the rows, and ways to tune a copy of it."""
 
     def __init__(self, config, run):
-        self.config, self.run = config, run
+        super().__init__(config, run)
         alike = ("model", "pairs", "held_out", "seed", "warm", "prompts", "group", "max_tokens")
         same = {name: getattr(config, name) for name in alike}
         self.base = dataclasses.replace(PRESETS["cpu"], evals=4, **same)

@@ -72,9 +72,6 @@ PRESETS = {
 class Lab(explore.Album):
     """What an experiment needs of the run: a model and its tokenizer, loaded when first asked for."""
 
-    def __init__(self, config, run):
-        self.config, self.run, self.device, self.say = config, run, run.device, run.say
-
     @cached_property
     def folder(self):
         return chain.find("base", self.config.model, say=self.run.say)
