@@ -202,9 +202,12 @@ def main(b):
     folder, log = chain.find("sft", say=b.say), runs() / b.project.name / "bench" / "server.log"
     arguments = "--model", folder, "--inspect", "--device", b.device.type
     with _start.server(*arguments, log=log) as url, apart("page", url=url) as page:
-        bench_stop(b, url, page, folder.name)
         bench_turns(b, page)
         bench_documents(b, url)
+    base = chain.find("base", say=b.say)  # never taught to end an answer: there is time to stop it
+    arguments = "--model", base, "--inspect", "--device", b.device.type
+    with _start.server(*arguments, log=log) as url, apart("page", url=url) as page:
+        bench_stop(b, url, page, base.name)
 
 
 if __name__ == "__main__":
