@@ -45,7 +45,7 @@ def bench_pair(b, s):
              "guesses": lambda: guessed(s, s.prompts, lambda size: ModelDraft(s.small, K, size=size)),
              "while sure": lambda: guessed(s, s.prompts, while_sure(s))}
     run = b.compare(sides, check=same(s, s.prompts), warm=b.mode != "smoke", memory=False,
-                    budget=b.pick(smoke=0.5, quick=20, full=360))  # fmt: skip
+                    budget=b.pick(smoke=0.5, quick=20, full=240))  # fmt: skip
     a, brought = counted(s, s.prompts, lambda size: ModelDraft(s.small, K, size=size))
     tokens = sum(length(s, ids) for ids in s.prompts)
     gain, (right, more) = run.speedup("guesses")[0], counted(s, s.prompts, while_sure(s))
@@ -95,7 +95,7 @@ def bench_lookup(b, s):
     sides = {"one by one": lambda: plain(s, s.copies),
              "looked up": lambda: guessed(s, s.copies, lambda size: PromptLookup(K))}
     run = b.compare(sides, check=same(s, s.copies), warm=b.mode != "smoke", memory=False,
-                    budget=b.pick(smoke=0.5, quick=15, full=150))  # fmt: skip
+                    budget=b.pick(smoke=0.5, quick=15, full=100))  # fmt: skip
     a, brought = counted(s, s.copies, lambda size: PromptLookup(K))
     b.claim("lookup", "On text that repeats itself, looking it up makes it at least twice as fast",
             goal=(">=", 2), measured=run.figures("looked up", work=s.n * len(s.copies)), **SPEED,
@@ -136,7 +136,7 @@ def bench_transformers(b, s, K):
     sides = {"transformers, its defaults": assisted, f"transformers, {K} guesses": lambda: assisted(**same_k),
              "ours": lambda: guessed(s, s.prompts, while_sure(s))}
     run = b.compare(sides, check=same(s, s.prompts), warm=b.mode != "smoke", memory=False,
-                    budget=b.pick(smoke=0.5, quick=20, full=240))  # fmt: skip
+                    budget=b.pick(smoke=0.5, quick=20, full=150))  # fmt: skip
     rival = min(list(sides)[:2], key=lambda name: run.sides[name].median)
     b.claim("transformers", sentence, goal=(">=", 1.3), **SPEED, settings={"guesses a round": K},
             measured=run.figures("ours", rival, work=sum(length(s, ids) for ids in s.prompts)),
@@ -177,7 +177,7 @@ def bench_controlled(b):
     sides = {"one by one": lambda: plain(s, [prompt]),
              "guesses": lambda: guessed(s, [prompt], lambda size: Controlled(small, K, size, truth, a))}
     run = b.compare(sides, check=same(s, [prompt]), warm=False, memory=False,
-                    budget=b.pick(smoke=0.5, quick=15, full=200))  # fmt: skip
+                    budget=b.pick(smoke=0.5, quick=15, full=120))  # fmt: skip
     b.claim("controlled", "At 124M, with acceptance set to 0.8 and not earned, at least 1.8 times as fast",
             goal=(">=", 1.8), measured=run.figures("guesses", work=n), **SPEED, bound=expected_tokens(a, K),
             prediction=speedup(a, K, c, v),
@@ -198,7 +198,7 @@ def bench_batch(b, s, K):
         sides = {"one by one": lambda w=write: w(Draft()),
                  "guesses": lambda w=write, B=B: w(ModelDraft(s.small, K, B, s.T + n))}  # fmt: skip
         run = b.compare(sides, check=same(s, prompts), warm=False, memory=False,
-                        budget=b.pick(smoke=0.3, quick=5, full=60))  # fmt: skip
+                        budget=b.pick(smoke=0.3, quick=5, full=30))  # fmt: skip
         value, interval = run.speedup("guesses")
         rows.append({"at": B, "ratio": value, "interval": interval, "run": run})
     chosen = next(row for row in rows if row["at"] == b.pick(smoke=2, quick=4, full=4))
