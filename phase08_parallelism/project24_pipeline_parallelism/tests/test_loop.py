@@ -96,12 +96,12 @@ def test_matches_project_3_s_trainer(tmp_path):
 @pytest.mark.slow
 def test_matches_project_3_s_trainer_on_four_and_eight_ranks(tmp_path):
     """Tensor x pipeline, 2 x 2, then with data parallelism, 2 x 2 x 2; and four stages, two on each rank."""
-    config = replace(SMALL, n_layer=4, checkpoints=1)
+    config = replace(SMALL, ranks=8, n_layer=4, checkpoints=1)
     four = {"2 x 2": replace(config, parts=2), "zb": replace(config, parts=2, schedule="zb-h1"),
             "interleaved": replace(config, rows=2, schedule="interleaved", rounds=2, micro=2)}  # fmt: skip
     eight = {"2 x 2 x 2": replace(config, parts=2, rows=2, micro=2)}
     truth = by_project_3(tmp_path, config, four | eight)
     found = spawn(run_as_rank, 4, four, str(tmp_path), timeout=240.0)[0]
-    agree(tmp_path, four, found, truth, {"2 x 2": 0.3, "zb": 0.3, "interleaved": 0.6})
+    agree(tmp_path, four, found, truth, {"2 x 2": 0.34, "zb": 0.34, "interleaved": 0.6})
     found = spawn(run_as_rank, 8, eight, str(tmp_path), timeout=240.0)[0]
-    agree(tmp_path, eight, found, truth, {"2 x 2 x 2": 0.3})
+    agree(tmp_path, eight, found, truth, {"2 x 2 x 2": 0.34})
