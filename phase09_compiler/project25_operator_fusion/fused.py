@@ -39,7 +39,8 @@ class Joined:
         if torch.is_grad_enabled() or torch.compiler.is_compiling():
             return torch.cat(weights)
         if [weight.data_ptr() for weight in weights] != self.places:  # at first, or after a move or a copy
-            self.whole = side_by_side(weights)
+            with torch.inference_mode(False):  # else nothing of it could ever be trained
+                self.whole = side_by_side(weights)
             self.places = [weight.data_ptr() for weight in weights]
         return self.whole
 
@@ -51,16 +52,22 @@ def times(kernels, x, weight):
 
 
 class FusedLinear(nn.Linear):
+    stands_for = nn.Linear  # it computes the same, so a model with it can be saved
+
     def forward(self, x):
         return times(self.kernels, x, self.weight)
 
 
 class FusedNorm(RMSNorm):
+    stands_for = RMSNorm
+
     def forward(self, x):
         return self.kernels.rms_norm(x, self.weight, self.eps)
 
 
 class FusedAttention(Joined, Attention):
+    stands_for = Attention
+
     def project(self, x, rope):
         """As `Attention.project`: x (B, T, C) -> q (B, H, T, D), k and v (B, K, T, D)."""
         qkv, D = times(self.kernels, x, self.joined(self.wq, self.wk, self.wv)), self.head_dim
@@ -71,6 +78,8 @@ class FusedAttention(Joined, Attention):
 
 
 class FusedSwiGLU(Joined, SwiGLU):
+    stands_for = SwiGLU
+
     def forward(self, x):
         if self.kernels.gated and x.numel() == x.size(-1) and not torch.is_grad_enabled():
             return self.w_down(self.kernels.gated(x, self.w_gate.weight, self.w_up.weight))
@@ -78,6 +87,8 @@ class FusedSwiGLU(Joined, SwiGLU):
 
 
 class FusedBlock(Block):
+    stands_for = Block
+
     @exercise
     def forward(self, x, **where):
         """As `Block.forward`: x (B, T, C) -> (B, T, C); the first sum and the norm after it in one visit."""
@@ -88,6 +99,8 @@ class FusedBlock(Block):
 
 PARTS = {Block: FusedBlock, RMSNorm: FusedNorm, Attention: FusedAttention, SwiGLU: FusedSwiGLU,
          nn.Linear: FusedLinear}  # fmt: skip
+PRODUCTS = {Attention: lambda m: (m.wq, m.wk, m.wv), SwiGLU: lambda m: (m.w_gate, m.w_up),
+            nn.Linear: lambda m: (m,)}  # fmt: skip
 
 
 def fuse(model, kernels, parts=tuple(PARTS)):
@@ -99,9 +112,14 @@ def fuse(model, kernels, parts=tuple(PARTS)):
     device = next(model.parameters()).device.type
     demand(kernels.device in ("", device), f"kernels for {kernels.device}, and a model on {device}: move it")
 
+    for module in model.modules():
+        for kind in set(PRODUCTS) & set(parts) & {type(module)}:
+            for product in PRODUCTS[kind](module):
+                plain = type(product) in (nn.Linear, FusedLinear) and product.bias is None
+                why = f"a product of {kind.__name__} is no plain Linear, or has a bias"
+                demand(plain, f"{why}: merge what was added first, or leave {kind.__name__} out of parts")
+
     def become(old):
-        demand(getattr(old, "bias", None) is None, "a product has a bias, and the fused one has none: leave "
-               "nn.Linear, Attention and SwiGLU out of parts")  # fmt: skip
         old.kernels, old.whole, old.places = kernels, None, []
         old.__class__ = PARTS[type(old)]
         return old

@@ -26,7 +26,7 @@ def chunks(hidden, weight, targets, kernels, rows=ROWS):
     (loss, lse), each (n,); `kernels.gradient_(logits, targets, lse, scale)` puts scale times the gradient of
     each row's loss in place of the logits. At no time are there logits of more than `rows` tokens.
     """
-    scale = 1 / chains.counted(targets)
+    scale = 1 / chains.counted(targets).to(torch.promote_types(hidden.dtype, torch.float32))
     total, dhidden, dweight = 0.0, torch.empty_like(hidden), torch.zeros_like(weight)
     for h, t, back in zip(hidden.split(rows), targets.split(rows), dhidden.split(rows), strict=True):
         logits = h @ weight.T  # (n, V)
