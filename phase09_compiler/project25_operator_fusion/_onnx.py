@@ -31,7 +31,7 @@ def export(model, path, T=16):
 
 
 def optimised(path, level, out):
-    """ONNX Runtime's graph at a level ("DISABLE_ALL", "BASIC", "EXTENDED"), written to `out`; and what runs it."""
+    """ONNX Runtime at a level ("DISABLE_ALL", "BASIC", "EXTENDED"); its graph is written to `out`."""
     import onnxruntime as ort
 
     options = ort.SessionOptions()
