@@ -13,6 +13,7 @@ from triton.compiler import ASTSource
 HALF = ("x", "residual", "weight", "total", "y", "dy", "dtotal", "dx", "logits", "out", "p", "g", "m", "v")
 NUMBERS = ("eps", "sign", "lr", "beta1", "beta2", "decay", "fix1", "fix2")
 FULL = ("rstd", "dweight", "cos", "sin", "loss", "lse", "scale")
+WIDTHS = ("C", "F", "V", "n")  # Triton sees at a launch that they divide by 16
 CONSTANTS = {"BLOCK": 4096, "ADD": True, "PER_ROW": False, "N": 12, "TURNED": 8, "HALF": 64}
 KERNELS = {
     "triton_norm": ("forward_kernel", "backward_kernel"),
@@ -33,11 +34,10 @@ def kind_of(name):
 
 
 def build(kernel):
-    """The kernel, compiled; pointers divide by 16."""
+    """The kernel, compiled; pointers and widths divide by 16."""
     signature = {parameter.name: kind_of(parameter.name) for parameter in kernel.params}
-    whole = {
-        (i,): [["tt.divisibility", 16]] for i, kind in enumerate(signature.values()) if kind.startswith("*")
-    }
+    even = [i for i, (name, kind) in enumerate(signature.items()) if kind.startswith("*") or name in WIDTHS]
+    whole = {(i,): [["tt.divisibility", 16]] for i in even}
     constants = {name: value for name, value in CONSTANTS.items() if name in signature}
     source = ASTSource(kernel, signature, constexprs=constants, attrs=whole)
     return triton.compile(source, target=GPUTarget("cuda", 90, 32), options={"num_warps": 4})
