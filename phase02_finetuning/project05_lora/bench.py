@@ -197,7 +197,7 @@ def bench_quality(b):
     rates = b.pick(smoke=(5e-3,), quick=(5e-3,), full=(3e-3, 1e-2))
     config = SimpleNamespace(steps=steps, batch_size=size, context=192, held_out=1, seed=0, rates=rates)
     tokenizer, base = tokenizers.load(folder), hub.load(folder, device=b.device)
-    lab = _see.Lab(config, SimpleNamespace(device=b.device), base, tokenizer)
+    lab = _see.Lab(config, SimpleNamespace(device=b.device, say=b.say), base, tokenizer)
     judged = b.pick(smoke=1, quick=4, full=40)
 
     def points(dress, rate, seed):
