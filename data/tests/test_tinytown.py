@@ -164,6 +164,14 @@ def test_what_a_list_holds_is_of_no_sort_that_is_asked_for():
     assert len(set(NOUNS)) == len(NOUNS) and not asked & set(NOUNS)
 
 
+def test_every_noun_of_a_list_is_met_in_training():
+    """So none is new in a held-out row, whose lists draw from the same ones."""
+    rows = islice(TOWN.instructions(families=("reverse", "sort")), 4000)
+    turns = [turn for row in rows for turn in row["messages"]]
+    said = {word for turn in turns for word in re.findall(r"[a-z]+", turn["content"])}
+    assert set(NOUNS) <= said
+
+
 @pytest.mark.parametrize("asking", [0.0, 0.15, 0.5])
 def test_questions_are_the_share_of_the_text_that_was_asked_for(asking):
     town = TinyTown(asking=asking)
